@@ -1,0 +1,26 @@
+"""The mathematics of certificates: `certify(model, examples, spec, run)`.
+
+Importing this package loads nothing heavy, so that the API and the command line can use the light half
+(`spec`, `certificate`, `verdict`, `errors`, `norms`, `rounding`, `facts`, `run`) without torch. The names below arrive on first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from certify.certify import certify as certify
+    from certify.model import Examples as Examples
+    from certify.model import Model as Model
+
+__all__ = ["Examples", "Model", "certify"]
+
+_HOMES = {"certify": "certify.certify", "Examples": "certify.model", "Model": "certify.model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'certify' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # the submodule `certify.certify` would otherwise shadow the verb after its import
+    return value

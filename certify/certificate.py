@@ -1,0 +1,115 @@
+"""One certificate: what is claimed about one example, the evidence for it, and where it came from.
+
+Counts and margins are the durable part: any radius can be derived from them again without the model.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from certify.norms import Norm
+from certify.spec import Frozen
+from certify.verdict import Verdict
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SmoothingEvidence(Frozen):
+    """Votes of the noisy copies. `looks` lists the sample counts at which the estimate was read; a fixed run has one."""
+
+    sigma: float
+    n0: int
+    n: int
+    looks: tuple[int, ...]
+    counts_selection: tuple[int, ...]
+    counts: tuple[int, ...]
+    pA_lower: Share
+    pB_upper: Share
+
+
+class BoundsEvidence(Frozen):
+    """The proved lower bound of the smallest margin over all rivals at the stored radius, beyond the rounding margin `tau`.
+
+    `margin_lower` is null when no radius was proved. `at_cap` marks a radius that stopped at the search cap: the truth is >= it.
+    `clipped` says that the ball was intersected with the model's value range.
+    """
+
+    method: str
+    margin_lower: float | None
+    tau: float
+    dtype: Literal["float32", "float64"]
+    at_cap: bool = False
+    clipped: bool = False
+
+
+class Versions(Frozen):
+    """What computed it."""
+
+    assay: str
+    torch: str
+    numpy: str
+    engine: str | None = None
+
+
+class Provenance(Frozen):
+    """Everything needed to repeat the computation.
+
+    `noise_key` is `public-seed` (the stream key follows from `seed`), or `service:` and the SHA-256 commitment of a key that the
+    service drew after the upload and reveals in the report; null for deterministic certifiers.
+    """
+
+    model: Sha256
+    dataset: Sha256
+    spec: Sha256
+    noise_key: str | None
+    seed: int
+    attempt: int = 1
+    device: str
+    dtype: str
+    batch_size: int | None
+    versions: Versions
+
+
+class Certificate(Frozen):
+    """One row per (job, certifier, example). `radius` is in raw-input units, rounded down, 0.0 when nothing is certified.
+
+    Smoothing balls are open, balls of `bounds` are closed. `epsilon_verified` is null outside epsilon mode, `alpha` null when
+    deterministic, `prediction` null when abstained.
+    """
+
+    example: int
+    certifier: int
+    kind: str
+    statement: str
+    label: int
+    prediction: int | None
+    correct: bool
+    verdict: Verdict
+    reason: str
+    norm: Norm
+    radius: Annotated[float, Field(ge=0)]
+    epsilon_verified: bool | None
+    alpha: float | None
+    evidence: SmoothingEvidence | BoundsEvidence | None
+    provenance: Provenance
+    seconds: float
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.radius > 0 and (self.verdict is not Verdict.CERTIFIED or self.evidence is None):
+            raise ValueError("a radius needs the verdict certified and evidence")
+        if self.correct != (self.prediction == self.label):
+            raise ValueError("correct must say whether the prediction is the label")
+        return self
+
+    def holds_at(self, radius: float) -> bool:
+        """True exactly when the certificate proves a correct answer at `radius`."""
+        return self.verdict is Verdict.CERTIFIED and self.correct and self.radius >= radius
+
+    def line(self) -> str:
+        """One line of JSON; floats in the shortest form that reads back the same."""
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), allow_nan=False)

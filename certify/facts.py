@@ -1,0 +1,145 @@
+"""What a worker found in a model and a dataset, and the check of a spec against both, at submission time."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from certify.errors import InputError, Problem
+from certify.spec import Frozen, SmoothingSpec, Spec
+
+
+class TensorFact(Frozen):
+    name: str
+    shape: tuple[int, ...]
+
+
+class OperatorFact(Frozen):
+    """One operator of the graph: its name, ONNX type and output tensor (shape without the batch axis)."""
+
+    type: str
+    name: str
+    output: TensorFact
+
+
+class Support(Frozen):
+    """Whether a certifier kind, method and norm can be used on a model, and why not."""
+
+    kind: str
+    method: str | None
+    norm: str
+    supported: bool
+    reason: str = ""
+
+
+class ModelFacts(Frozen):
+    """What inspection found in a model. Shapes are those of one example, without the batch axis."""
+
+    input_shape: tuple[int, ...]
+    classes: int
+    parameters: int
+    operators: tuple[OperatorFact, ...]
+    support: tuple[Support, ...]
+    largest_tensor: int = Field(description="elements of the largest intermediate tensor of one example")
+
+
+class DatasetFacts(Frozen):
+    """What inspection found in a dataset. `low`, `high` are the extremes of all values."""
+
+    count: int
+    input_shape: tuple[int, ...]
+    low: float
+    high: float
+    label_low: int
+    label_high: int
+
+
+def check(spec: Spec, model: ModelFacts, dataset: DatasetFacts, value_range: tuple[float, float] | None) -> None:
+    """Refuse a job that cannot succeed, before it is queued.
+
+    Raises:
+        InputError: every problem found, each with its field and mend.
+    """
+    problems = [
+        *_match(model, dataset, value_range),
+        *_selection(spec, dataset),
+        *_clip(spec, value_range),
+        *_reach(spec, len(spec.examples.indices(dataset.count))),
+        *_supported(spec, model),
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def _match(model: ModelFacts, dataset: DatasetFacts, value_range: tuple[float, float] | None) -> list[Problem]:
+    found = []
+    if dataset.input_shape != model.input_shape:
+        found.append(
+            Problem(
+                field="dataset",
+                detail=f"examples have shape {list(dataset.input_shape)} but the model takes {list(model.input_shape)}",
+                mend=f"save x with shape (N, {', '.join(map(str, model.input_shape))})",
+            )
+        )
+    if dataset.label_low < 0 or dataset.label_high >= model.classes:
+        wrong = dataset.label_low if dataset.label_low < 0 else dataset.label_high
+        found.append(
+            Problem(
+                field="dataset",
+                detail=f"label {wrong} is out of range: the model has {model.classes} classes",
+                mend=f"use labels 0 to {model.classes - 1} in y",
+            )
+        )
+    if value_range and (dataset.low < value_range[0] or dataset.high > value_range[1]):
+        found.append(
+            Problem(
+                field="dataset",
+                detail=f"values from {dataset.low:g} to {dataset.high:g} leave the model's declared range [{value_range[0]:g}, {value_range[1]:g}]",
+                mend="scale x to the raw input range of the model, or declare the right range",
+            )
+        )
+    return found
+
+
+def _selection(spec: Spec, dataset: DatasetFacts) -> list[Problem]:
+    if len(spec.examples.indices(dataset.count)):
+        return []
+    return [
+        Problem(
+            field="examples.start",
+            detail=f"selects no example: the dataset has {dataset.count}",
+            mend=f"choose start below {dataset.count}",
+        )
+    ]
+
+
+def _clip(spec: Spec, value_range: tuple[float, float] | None) -> list[Problem]:
+    if not spec.clip or value_range:
+        return []
+    return [
+        Problem(field="clip", detail="the model declares no value range to clip to", mend="declare the model's range or set clip to false")
+    ]
+
+
+def _reach(spec: Spec, examples: int) -> list[Problem]:
+    family = spec.family(examples)
+    found = []
+    for index, certifier in enumerate(spec.certifiers):
+        if not isinstance(certifier, SmoothingSpec):
+            continue
+        if why := certifier.impossible(certifier.alpha_each(family)):
+            detail, _, mend = why.partition("; ")
+            shared = f" (alpha = {certifier.alpha:g} shared by {family} certificates)" if certifier.error_rate == "family-wise" else ""
+            found.append(Problem(field=f"certifiers.{index}", detail=detail + shared, mend=mend))
+    return found
+
+
+def _supported(spec: Spec, model: ModelFacts) -> list[Problem]:
+    found = []
+    for index, certifier in enumerate(spec.certifiers):
+        wanted = (certifier.kind, certifier.method, certifier.norm)
+        for support in model.support:
+            if (support.kind, support.method, support.norm) == wanted and not support.supported:
+                found.append(
+                    Problem(field=f"certifiers.{index}", detail=support.reason, mend="choose another method or norm for this model")
+                )
+    return found

@@ -1,0 +1,72 @@
+"""The model under test and the examples it is tested on, as values."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from certify.errors import InputError, Problem
+from certify.graph.graph import Graph
+from certify.graph.module import GraphModule
+from certify.graph.reader import read_onnx
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier read from ONNX bytes with the contract of its raw input.
+
+    Args:
+        graph: the typed graph, the one truth that smoothing, bounds and attacks share.
+        digest: SHA-256 of the uploaded bytes, in hex.
+        value_range: declared range of raw input values, or null when unknown.
+    """
+
+    graph: Graph
+    digest: str
+    value_range: tuple[float, float] | None = None
+    _modules: dict[tuple[str, torch.dtype], GraphModule] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def from_onnx(cls, data: bytes, value_range: tuple[float, float] | None = None) -> Model:
+        """Read a model from the bytes of one ONNX file.
+
+        Raises:
+            ModelRejected: the file is not ONNX, or holds something outside the allow-list; the reason names it.
+        """
+        return cls(read_onnx(data), hashlib.sha256(data).hexdigest(), value_range)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.graph.input_shape
+
+    @property
+    def classes(self) -> int:
+        return self.graph.classes
+
+    def module(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GraphModule:
+        """The network in eval mode on `device`: (batch, *input) raw input -> (batch, classes) logits. Built once for each pair."""
+        key = (device, dtype)
+        if key not in self._modules:
+            self._modules[key] = GraphModule(self.graph).to(device=device, dtype=dtype).eval().requires_grad_(False)
+        return self._modules[key]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples to certify, with the dataset rows they came from (the rows key the noise streams)."""
+
+    rows: tuple[int, ...]
+    x: Tensor  # (N, *input), float32, raw input units
+    y: Tensor  # (N,), int64
+
+    def __post_init__(self) -> None:
+        if not len(self.rows) == len(self.x) == len(self.y):
+            raise InputError(
+                Problem(field="examples", detail=f"{len(self.rows)} rows, {len(self.x)} inputs and {len(self.y)} labels differ")
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)

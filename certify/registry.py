@@ -1,0 +1,14 @@
+"""Which class serves which kind. Adding a certificate family adds one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from certify.bounds.certifier import BoundsCertifier
+from certify.certifier import Certifier
+from certify.smoothing import SmoothingCertifier
+
+CERTIFIERS: dict[str, type[Certifier[Any]]] = {
+    "smoothing": SmoothingCertifier,
+    "bounds": BoundsCertifier,
+}

@@ -1,0 +1,49 @@
+"""Rounding that never says more than was proved, for numbers that are stored and for numbers that are shown."""
+
+from __future__ import annotations
+
+import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+
+
+def step_down(value: float, steps: int = 1) -> float:
+    """The float64 `steps` places below `value`: covers the last-place error of one elementary operation a step."""
+    for _ in range(steps):
+        value = math.nextafter(value, -math.inf)
+    return value
+
+
+def step_up(value: float, steps: int = 1) -> float:
+    """The float64 `steps` places above `value`."""
+    return -step_down(-value, steps)
+
+
+def radius_down(value: float) -> float:
+    """A radius to store: at most `value`, never negative, never NaN (NaN proves nothing, so it becomes 0).
+
+    Two places in the last digit are given away, more than the error of the multiplication that made the radius.
+    """
+    if not value > 0.0:
+        return 0.0
+    if math.isinf(value):
+        raise ValueError("an infinite radius is no certificate")
+    return max(0.0, step_down(value, 2))
+
+
+def show_radius(radius: float, digits: int = 4, *, at_least: bool = False) -> str:
+    """A radius as text with `digits` decimals, cut toward zero so that it never shows more than was certified.
+
+    `at_least` marks a radius that stopped at the cap of its search.
+    """
+    text = str(Decimal(radius).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
+    return f">= {text}" if at_least else text
+
+
+def show_distance_upper(distance: float, digits: int = 4) -> str:
+    """A distance at which an attack succeeded, as text rounded up: it never shows less than was found."""
+    return str(Decimal(distance).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
+
+
+def show_share(share: float, digits: int = 1) -> str:
+    """A certified accuracy as a percentage, cut toward zero."""
+    return f"{(Decimal(share) * 100).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR)} %"

@@ -1,0 +1,85 @@
+"""What mathematics must not fetch by itself: device, keys, provenance, clock, the wish to stop. Values, passed in."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from certify.certificate import Provenance
+from certify.spec import Frozen, Spec
+
+PUBLIC_SEED = "public-seed"
+
+
+class Plan(Frozen):
+    """What is fixed when a job is planned and stored with it, so that a re-run repeats it exactly.
+
+    `family` is the number of stochastic certificates that share a family-wise alpha; `batch_sizes` has one entry per certifier.
+    """
+
+    family: int = Field(ge=1)
+    batch_sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is: examples of one certifier answered, and noisy copies evaluated so far."""
+
+    certifier: int
+    examples: int
+    samples: int = 0
+
+
+def _never() -> bool:
+    return False
+
+
+def _ignore(progress: Progress) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The surroundings of one call of `certify`.
+
+    Args:
+        plan: see `Plan`.
+        noise_key: the secret or public root of all noise streams, 32 bytes.
+        provenance: written on each certificate; `batch_size`, `noise_key` and `dtype` are filled in per certifier.
+        now: seconds on a steady clock.
+        certifiers: indices into `spec.certifiers` to run; null runs all.
+        device: a torch device name.
+        should_stop: polled between batches; True raises `Cancelled`.
+        on_progress: told after every batch.
+    """
+
+    plan: Plan
+    noise_key: bytes
+    provenance: Provenance
+    now: Callable[[], float]
+    certifiers: tuple[int, ...] | None = None
+    device: str = "cpu"
+    should_stop: Callable[[], bool] = _never
+    on_progress: Callable[[Progress], None] = _ignore
+
+
+def public_key(spec: Spec) -> bytes:
+    """The noise key that anyone can derive from the spec's seed."""
+    return hashlib.sha256(b"assay/public-seed/%d" % spec.seed).digest()
+
+
+def service_key(secret: bytes, model: str, dataset: str, spec: str, attempt: int) -> bytes:
+    """The noise key of a service: unknown to the author of a model until the job is done, the same on every retry.
+
+    HMAC-SHA-256 of the server's secret over the three digests and the attempt.
+    """
+    return hmac.new(secret, f"{model}/{dataset}/{spec}/{attempt}".encode(), hashlib.sha256).digest()
+
+
+def commitment(key: bytes) -> str:
+    """What is shown before the key is revealed: its SHA-256, in hex."""
+    return hashlib.sha256(key).hexdigest()

@@ -1,0 +1,186 @@
+"""What a user asks for: certifiers, examples, seed. Immutable; every default is part of the stored spec and its digest.
+
+Adding a certificate family adds one class here and one name to `CertifierSpec`. Validation that needs the model or the
+dataset is in `certify.facts`; this file refuses what is impossible for any model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from statistics import NormalDist
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from certify.errors import SpecError, problems_of
+from certify.norms import Norm
+
+Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+Positive = Annotated[float, Field(strict=True, gt=0, le=1e6)]
+Alpha = Annotated[float, Field(strict=True, ge=1e-10, lt=0.5)]
+
+
+class Frozen(BaseModel):
+    """Immutable, unknown fields refused, no NaN and no infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ExampleRange(Frozen):
+    """Which examples of the dataset: `range(start, stop, step)`; `stop` null means to the end."""
+
+    start: Annotated[int, Field(strict=True, ge=0)] = 0
+    stop: Annotated[int, Field(strict=True, ge=0)] | None = None
+    step: Annotated[int, Field(strict=True, ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"start {self.start} to stop {self.stop} selects no example; choose stop > start")
+        return self
+
+    def indices(self, total: int) -> range:
+        """The selected dataset rows of a dataset of `total` rows."""
+        stop = total if self.stop is None else min(self.stop, total)
+        return range(self.start, stop, self.step)
+
+
+class SmoothingSpec(Frozen):
+    """Gaussian randomized smoothing, l2 (Cohen, Rosenfeld & Kolter 2019, CERTIFY)."""
+
+    kind: Literal["smoothing"]
+    noise: Literal["gaussian"] = "gaussian"
+    sigma: Positive
+    n0: Count = 100
+    n: Count = 100_000
+    alpha: Alpha = 0.001
+    radii: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    error_rate: Literal["per-example", "family-wise"] = "family-wise"
+    bound: Literal["one-sided"] = "one-sided"
+    sampling: Literal["fixed"] = "fixed"
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] | None = None
+
+    stochastic: ClassVar[bool] = True
+    method: ClassVar[None] = None
+    norm: ClassVar[Norm] = Norm.L2
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        # The tests on alpha alone are necessary for any number of examples; `certify.facts` repeats them with alpha / N.
+        if impossible := self.impossible(self.alpha):
+            raise ValueError(impossible)
+        return self
+
+    def alpha_each(self, family: int) -> float:
+        """The error level of one certificate when `family` stochastic certificates share `alpha`."""
+        return self.alpha / family if self.error_rate == "family-wise" else self.alpha
+
+    def largest_radius(self, alpha: float) -> float:
+        """What unanimous votes reach: sigma * Phi^-1(alpha^(1/n)), the Clopper-Pearson limit at k = n; 0 if never above 1/2."""
+        pA_upper = math.exp(math.log(alpha) / self.n)
+        return self.sigma * NormalDist().inv_cdf(pA_upper) if pA_upper > 0.5 else 0.0
+
+    def impossible(self, alpha: float) -> str:
+        """Why no certificate can come out at this error level, or an empty string."""
+        reach = self.largest_radius(alpha)
+        if reach <= 0.0:
+            least = math.floor(math.log(alpha) / math.log(0.5)) + 1
+            return (
+                f"n = {self.n} samples can never certify at alpha = {alpha:g} for each example"
+                f" (unanimous votes give pA_lower = alpha^(1/n) = {alpha ** (1 / self.n):.4f} <= 1/2); use n >= {least}"
+            )
+        too_far = [r for r in self.radii or () if r > reach]
+        if too_far:
+            return (
+                f"radius {too_far[0]:g} is out of reach: n = {self.n}, alpha = {alpha:g} for each example and"
+                f" sigma = {self.sigma:g} reach at most {math.floor(reach * 1e4) / 1e4:g}; use a smaller radius, more samples or a larger sigma"
+            )
+        return ""
+
+
+class BoundsSpec(Frozen):
+    """Bound propagation: either verify at `epsilon`, or the largest radius up to `max_radius`, to a relative `tolerance`."""
+
+    kind: Literal["bounds"]
+    method: Literal["ibp", "crown"]
+    norm: Literal["l2", "linf"]
+    epsilon: Positive | None = None
+    max_radius: Positive | None = None
+    tolerance: Annotated[float, Field(strict=True, ge=1e-9, le=0.5)] | None = None
+
+    stochastic: ClassVar[bool] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_tolerance(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("max_radius") is not None and data.get("tolerance") is None:
+            return {**data, "tolerance": 0.001}
+        return data
+
+    @model_validator(mode="after")
+    def _one_mode(self) -> Self:
+        if (self.epsilon is None) == (self.max_radius is None):
+            raise ValueError(
+                "needs exactly one of epsilon and max_radius; give epsilon to verify one radius, max_radius to search the largest"
+            )
+        if self.epsilon is not None and self.tolerance is not None:
+            raise ValueError("tolerance belongs to max_radius; remove it or ask for max_radius instead of epsilon")
+        return self
+
+
+CertifierSpec = Annotated[SmoothingSpec | BoundsSpec, Field(discriminator="kind")]
+
+
+class Spec(Frozen):
+    """A whole job: `certifiers` are applied, each on its own, to the selected `examples`."""
+
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    clip: Annotated[bool, Field(strict=True)] = False
+    noise_key: Literal["service", "public-seed"] | None = None
+    examples: ExampleRange = ExampleRange()
+    certifiers: tuple[CertifierSpec, ...]
+
+    @field_validator("certifiers")
+    @classmethod
+    def _some(cls, certifiers: tuple[CertifierSpec, ...]) -> tuple[CertifierSpec, ...]:
+        if not 1 <= len(certifiers) <= 64:
+            raise ValueError(f"lists {len(certifiers)} certifiers; list 1 to 64")
+        return certifiers
+
+    def with_noise_key(self, default: Literal["service", "public-seed"]) -> Spec:
+        """This spec with the place's own default filled in, so that the stored digest contains it."""
+        return self if self.noise_key else self.model_copy(update={"noise_key": default})
+
+    def family(self, examples: int) -> int:
+        """How many stochastic certificates share a family-wise alpha: examples x stochastic certifiers, at least 1."""
+        return max(1, examples * sum(certifier.stochastic for certifier in self.certifiers))
+
+    def canonical(self) -> str:
+        """Canonical JSON: every default written, keys sorted, no spaces."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def parse_spec(data: str | bytes | Mapping[str, Any]) -> Spec:
+    """A spec from JSON text or from a parsed object.
+
+    Raises:
+        SpecError: names every field that is wrong and its mend.
+    """
+    try:
+        return Spec.model_validate(data if isinstance(data, Mapping) else _parsed(data))
+    except ValidationError as error:
+        raise SpecError(*problems_of(error)) from None
+
+
+def _parsed(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError.at("spec", f"is not JSON ({error})", "send one JSON object") from None
