@@ -43,7 +43,8 @@ def certify(model: Model, examples: Examples, spec: Spec, run: Run) -> Iterator[
         started = run.now()
         for position, outcome in enumerate(certifier.outcomes(examples)):
             now = run.now()
-            yield _certificate(certifier, examples, position, outcome, provenance, now - started)
+            row, label = examples.rows[position], int(examples.y[position])
+            yield _certificate(certifier, outcome, row=row, label=label, provenance=provenance, seconds=now - started)
             started = run.now()
 
 
@@ -84,11 +85,10 @@ def _provenance(certifier: Certifier[Any], spec: Spec) -> Provenance:
 
 
 def _certificate(
-    certifier: Certifier[Any], examples: Examples, position: int, outcome: Outcome, provenance: Provenance, seconds: float
+    certifier: Certifier[Any], outcome: Outcome, *, row: int, label: int, provenance: Provenance, seconds: float
 ) -> Certificate:
-    label = int(examples.y[position])
     return Certificate(
-        example=examples.rows[position],
+        example=row,
         certifier=certifier.index,
         kind=certifier.spec.kind,
         statement=certifier.statement,

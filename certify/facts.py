@@ -93,7 +93,8 @@ def _match(model: ModelFacts, dataset: DatasetFacts, value_range: tuple[float, f
         found.append(
             Problem(
                 field="dataset",
-                detail=f"values from {dataset.low:g} to {dataset.high:g} leave the model's declared range [{value_range[0]:g}, {value_range[1]:g}]",
+                detail=f"values from {dataset.low:g} to {dataset.high:g} leave the model's declared range"
+                f" [{value_range[0]:g}, {value_range[1]:g}]",
                 mend="scale x to the raw input range of the model, or declare the right range",
             )
         )

@@ -96,7 +96,8 @@ class SmoothingSpec(Frozen):
         if too_far:
             return (
                 f"radius {too_far[0]:g} is out of reach: n = {self.n}, alpha = {alpha:g} for each example and"
-                f" sigma = {self.sigma:g} reach at most {math.floor(reach * 1e4) / 1e4:g}; use a smaller radius, more samples or a larger sigma"
+                f" sigma = {self.sigma:g} reach at most {math.floor(reach * 1e4) / 1e4:g};"
+                " use a smaller radius, more samples or a larger sigma"
             )
         return ""
 
