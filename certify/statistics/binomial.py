@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from scipy import special
 
 from certify.errors import Problem, SpecError
@@ -66,7 +64,7 @@ def normal_quantile_lower(p: float) -> float:
         raise SpecError(Problem(field="p", detail=f"must lie strictly between 0 and 1, got {p}"))
     value, step = float(special.ndtri(p)), _FIRST_STEP
     while not _phi_at_most(value, p):
-        value -= max(abs(value) * step, math.ulp(value))
+        value -= step * max(abs(value), 1.0)
         step *= 2.0
     return value
 
