@@ -7,13 +7,13 @@ Importing this package loads nothing heavy, so that the API and the command line
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from certify.certify import certify as certify
     from certify.model import Examples as Examples
     from certify.model import Model as Model
+    from certify.verb import certify as certify
 
 __all__ = ["Examples", "Model", "certify"]
 
-_HOMES = {"certify": "certify.certify", "Examples": "certify.model", "Model": "certify.model"}
+_HOMES = {"certify": "certify.verb", "Examples": "certify.model", "Model": "certify.model"}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +21,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'certify' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # the submodule `certify.certify` would otherwise shadow the verb after its import
-    return value
+    return getattr(import_module(_HOMES[name]), name)

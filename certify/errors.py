@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -49,7 +49,7 @@ class AssayError(Exception):
         super().__init__("; ".join(problem.sentence() for problem in self.problems))
 
     @classmethod
-    def at(cls, field: str, detail: str, mend: str = "") -> AssayError:
+    def at(cls, field: str, detail: str, mend: str = "") -> Self:
         """The usual case: one problem at one field."""
         return cls(Problem(field=field, detail=detail, mend=mend))
 

@@ -50,7 +50,7 @@ class Model:
         """The network in eval mode on `device`: (batch, *input) raw input -> (batch, classes) logits. Built once for each pair."""
         key = (device, dtype)
         if key not in self._modules:
-            self._modules[key] = GraphModule(self.graph).to(device=device, dtype=dtype).eval().requires_grad_(False)
+            self._modules[key] = GraphModule(self.graph, dtype).to(device).eval().requires_grad_(False)
         return self._modules[key]
 
 

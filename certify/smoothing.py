@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,8 +60,7 @@ class SmoothingCertifier(Certifier[SmoothingSpec]):
     ) -> Outcome:
         selection = self._count(x, row, Stage.SELECTION, self.spec.n0)
         counts = self._count(x, row, Stage.ESTIMATION, self.spec.n)
-        top = int(selection.argmax())
-        pA_lower = lower_limit(int(counts[top]), self.spec.n, self.alpha)
+        decision = decide(selection.tolist(), counts.tolist(), self.alpha, self.spec.sigma)
         evidence = SmoothingEvidence(
             sigma=self.spec.sigma,
             n0=self.spec.n0,
@@ -68,13 +68,12 @@ class SmoothingCertifier(Certifier[SmoothingSpec]):
             looks=(self.spec.n,),
             counts_selection=tuple(selection.tolist()),
             counts=tuple(counts.tolist()),
-            pA_lower=pA_lower,
-            pB_upper=min(1.0, step_up(1.0 - pA_lower)),
+            pA_lower=decision.pA_lower,
+            pB_upper=min(1.0, step_up(1.0 - decision.pA_lower)),
         )
-        radius = radius_of(pA_lower, self.spec.sigma)
-        if radius <= 0.0:
-            return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=self._abstention(top, counts, pA_lower), evidence=evidence)
-        return Outcome(prediction=top, verdict=Verdict.CERTIFIED, radius=radius, evidence=evidence)
+        if decision.radius <= 0.0:
+            return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=self._abstention(decision, evidence), evidence=evidence)
+        return Outcome(prediction=decision.top, verdict=Verdict.CERTIFIED, radius=decision.radius, evidence=evidence)
 
     def _count(
         self,
@@ -99,12 +98,38 @@ class SmoothingCertifier(Certifier[SmoothingSpec]):
         self._samples += samples
         self.run.on_progress(Progress(certifier=self.index, examples=self._answered, samples=self._samples))
 
-    def _abstention(self, top: int, counts: Tensor, pA_lower: float) -> str:  # counts: (classes,), int64
-        share = int(counts[top]) / self.spec.n
+    def _abstention(self, decision: Decision, evidence: SmoothingEvidence) -> str:
         return (
-            f"Class {top} won {share:.4f} of the votes, which proves only pA >= {pA_lower:.4f} at alpha = {self.alpha:g};"
-            " more than 1/2 is needed: use more samples, or another sigma."
+            f"Class {decision.top} won {evidence.counts[decision.top] / evidence.n:.4f} of the votes, which proves only"
+            f" pA >= {decision.pA_lower:.4f} at alpha = {self.alpha:g}; more than 1/2 is needed: use more samples, or another sigma."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the two independent samples say: the selected class, the lower limit of its probability, the radius it proves."""
+
+    top: int
+    pA_lower: float
+    radius: float
+
+
+def decide(selection: Sequence[int], counts: Sequence[int], alpha: float, sigma: float) -> Decision:
+    """The published decision: class from the selection sample only, its probability from the estimation sample only.
+
+    With probability at least 1 - alpha over the estimation sample, `radius` is at most the true radius of class `top`.
+
+    Args:
+        selection: votes of the selection sample by class; ties to the lowest class.
+        counts: votes of an independent estimation sample by class.
+        alpha: failure probability of this certificate.
+        sigma: noise level, raw-input units.
+
+    Source: Cohen, Rosenfeld & Kolter 2019, CERTIFY.
+    """
+    top = max(range(len(selection)), key=lambda c: selection[c])
+    pA_lower = lower_limit(counts[top], sum(counts), alpha)
+    return Decision(top=top, pA_lower=pA_lower, radius=radius_of(pA_lower, sigma))
 
 
 def radius_of(pA_lower: float, sigma: float) -> float:

@@ -64,7 +64,9 @@ def test_quantile_never_exceeds_the_exact_one(p: float) -> None:
         assert mpmath.ncdf(mpmath.mpf(value) + mpmath.mpf("1e-9")) > mpmath.mpf(p)
 
 
-@pytest.mark.parametrize(("successes", "trials", "alpha", "field"), [(-1, 5, 0.1, "successes"), (1, 0, 0.1, "trials"), (1, 5, 0.0, "alpha")])
+@pytest.mark.parametrize(
+    ("successes", "trials", "alpha", "field"), [(-1, 5, 0.1, "successes"), (1, 0, 0.1, "trials"), (1, 5, 0.0, "alpha")]
+)
 def test_bad_arguments_are_named(successes: int, trials: int, alpha: float, field: str) -> None:
     with pytest.raises(SpecError) as error:
         lower_limit(successes, trials, alpha)

@@ -60,8 +60,6 @@ def test_the_noise_of_a_name_never_changes() -> None:
     assert first == pytest.approx(PINNED, abs=0)
 
 
-
-
 @pytest.mark.parametrize(("elements", "expected"), [(1, 4096), (784, 2048), (32 * 32 * 64, 32), (10**9, 16)])
 def test_batch_size_is_a_formula_of_shapes(elements: int, expected: int) -> None:
     assert default_batch_size(3, elements, "cpu") == expected

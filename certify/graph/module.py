@@ -1,0 +1,70 @@
+"""Graph -> torch module: straight-line operations, the batch axis free."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from certify.errors import ModelRejected
+from certify.graph.graph import Graph
+from certify.graph.operators.base import as_tensor
+
+
+class GraphModule(nn.Module):
+    """Evaluates a graph in `dtype`. Weights are exact copies of the file's float32 values in float32 and in float64 alike."""
+
+    def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.graph = graph
+        self._slots: list[dict[str, str]] = []
+        for position, operator in enumerate(graph.operators):
+            slots = {key: f"w{position}_{key}" for key in operator.weights}
+            for key, slot in slots.items():
+                self.register_buffer(slot, as_tensor(operator.weights[key], dtype))
+            self._slots.append(slots)
+        self._last_use = _last_uses(graph)
+
+    def forward(
+        self,
+        x: Tensor,  # (batch, *input), raw input units
+    ) -> Tensor:
+        """Logits of shape (batch, classes); no row depends on another."""
+        values = {self.graph.input: x}
+        for position, operator in enumerate(self.graph.operators):
+            weights = {key: getattr(self, slot) for key, slot in self._slots[position].items()}
+            values[operator.output] = operator.evaluate(weights, *(values[name] for name in operator.inputs))
+            for name in self._last_use.get(position, ()):
+                del values[name]
+        return values[self.graph.output]
+
+
+def bounds_module(graph: Graph) -> GraphModule:
+    """The same function in float64, every operator in the form that the bound engine treats soundly.
+
+    Raises:
+        ModelRejected: an operator has no such form; it is named.
+    """
+    for operator in graph.operators:
+        if operator.unbounded:
+            raise ModelRejected.at(
+                f"model.{operator.name}",
+                f"bound propagation does not support {operator.unbounded}",
+                "use randomized smoothing for this model",
+            )
+    rewritten = replace(graph, operators=tuple(operator.for_bounds() for operator in graph.operators))
+    return GraphModule(rewritten, torch.float64).eval().requires_grad_(False)
+
+
+def _last_uses(graph: Graph) -> dict[int, list[str]]:
+    """Which tensors no later operator needs, by position: memory is freed as soon as it can be."""
+    last: dict[str, int] = {}
+    for position, operator in enumerate(graph.operators):
+        for name in operator.inputs:
+            last[name] = position
+    uses: dict[int, list[str]] = {}
+    for name, position in last.items():
+        if name != graph.output:
+            uses.setdefault(position, []).append(name)
+    return uses

@@ -1,0 +1,131 @@
+"""The trust boundary: bytes -> a checked ONNX graph. Files are never opened, nothing is executed, sizes are checked before use."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from certify.errors import ModelRejected
+
+MAX_BYTES = 512 * 2**20
+MAX_NODES = 20_000
+MAX_WEIGHT_ELEMENTS = 2**28
+OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)
+
+_MEND = "export the model to a single ONNX file with torch.onnx.export"
+_ELEMENT_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.INT32}
+
+
+def parse(data: bytes) -> onnx.ModelProto:
+    """The model in `data`, with everything refused that no reading of the graph needs.
+
+    Raises:
+        ModelRejected: not ONNX, too large, or something outside the allow-list.
+    """
+    _sniff(data)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except (DecodeError, ValueError, RecursionError):
+        raise ModelRejected.at("model", "is not an ONNX file: it cannot be parsed", _MEND) from None
+    if not model.HasField("graph") or not model.graph.node:
+        raise ModelRejected.at("model", "is not an ONNX file, or its graph is empty", _MEND)
+    if len(model.graph.node) > MAX_NODES:
+        raise ModelRejected.at("model", f"has {len(model.graph.node)} nodes, more than {MAX_NODES}", "export a smaller graph")
+    if model.functions or model.graph.sparse_initializer or model.graph.quantization_annotation:
+        raise ModelRejected.at("model", "uses ONNX functions, sparse weights or quantisation, which are not supported", _MEND)
+    return model
+
+
+def _sniff(data: bytes) -> None:
+    if not data:
+        raise ModelRejected.at("model", "the file is empty", _MEND)
+    if len(data) > MAX_BYTES:
+        raise ModelRejected.at("model", f"the file has {len(data)} bytes, more than {MAX_BYTES}", "export a smaller model")
+    if data[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise ModelRejected.at("model", "is a Python pickle, which could run code and is never loaded", _MEND)
+    if data[:4] == b"PK\x03\x04":
+        raise ModelRejected.at("model", "is a zip archive (a PyTorch checkpoint, TorchScript or .pt2 file), which is never loaded", _MEND)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators; other domains are refused."""
+    versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        raise ModelRejected.at("model", f"uses operators of the domain {foreign[0]!r}", "use standard ONNX operators only")
+    opset = versions.get("ai.onnx", 0)
+    if opset not in OPSETS:
+        raise ModelRejected.at("model", f"has opset {opset}, not one of {OPSETS.start} to {OPSETS.stop - 1}", "export with opset 17")
+    return int(opset)
+
+
+def constants_of(graph: onnx.GraphProto) -> dict[str, np.ndarray[Any, Any]]:
+    """The weights by name, each finite.
+
+    Raises:
+        ModelRejected: external data, unknown element types, sizes that lie, NaN or infinity; the weight is named.
+    """
+    budget, found = MAX_WEIGHT_ELEMENTS, {}
+    for tensor in graph.initializer:
+        found[tensor.name] = read_tensor(tensor, tensor.name)
+        budget -= found[tensor.name].size
+        if budget < 0:
+            raise ModelRejected.at("model", f"has more than {MAX_WEIGHT_ELEMENTS} weights", "export a smaller model")
+    return found
+
+
+def read_tensor(tensor: onnx.TensorProto, name: str) -> np.ndarray[Any, Any]:
+    """One constant, checked before anything is allocated for it."""
+    where = f"model.{name}"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise ModelRejected.at(where, "keeps its data in another file", "save the model as one file, with the weights inside")
+    if tensor.data_type not in _ELEMENT_TYPES:
+        raise ModelRejected.at(where, f"has the element type {_type_name(tensor.data_type)}", "export the model in float32")
+    if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) != _stored_elements(tensor):
+        raise ModelRejected.at(where, f"says its shape is {list(tensor.dims)} but holds another number of values", _MEND)
+    try:
+        value = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, IndexError):
+        raise ModelRejected.at(where, "cannot be read", _MEND) from None
+    if not np.all(np.isfinite(value)):
+        raise ModelRejected.at(where, "contains NaN or infinity", "check the training run and export finite weights")
+    return value
+
+
+def _stored_elements(tensor: onnx.TensorProto) -> int:
+    if tensor.HasField("raw_data"):
+        size = 8 if tensor.data_type == onnx.TensorProto.INT64 else 4
+        return len(tensor.raw_data) // size if len(tensor.raw_data) % size == 0 else -1
+    if tensor.data_type == onnx.TensorProto.FLOAT:
+        return len(tensor.float_data)
+    return len(tensor.int64_data if tensor.data_type == onnx.TensorProto.INT64 else tensor.int32_data)
+
+
+def _type_name(data_type: int) -> str:
+    try:
+        return str(onnx.TensorProto.DataType.Name(data_type)).lower()
+    except ValueError:
+        return f"number {data_type}"
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attribute values by name; subgraphs (control flow) and external tensors are refused."""
+    kinds = onnx.AttributeProto
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        if attribute.type == kinds.TENSOR:
+            found[attribute.name] = read_tensor(attribute.t, node.name or node.op_type)
+        elif attribute.type in (kinds.FLOAT, kinds.INT, kinds.STRING, kinds.FLOATS, kinds.INTS):
+            value = onnx.helper.get_attribute_value(attribute)
+            found[attribute.name] = list(value) if attribute.type in (kinds.FLOATS, kinds.INTS) else value
+        else:
+            raise ModelRejected.at(
+                f"model.{node.name or node.op_type}", f"{node.op_type} has a subgraph or an unusual attribute {attribute.name!r}", _MEND
+            )
+    return found

@@ -1,0 +1,61 @@
+"""Bounds keep the laws in every mode."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import pytest
+
+from certify.norms import Norm
+from certify.verdict import Verdict
+from tests.contract.certifier_laws import CertifierLaws
+from tests.support.linear import LinearTruth
+
+
+class BoundsLaws(CertifierLaws):
+    share_of_truth: ClassVar[Fraction] = Fraction(999, 1000)
+
+    def test_a_linear_model_is_certified_almost_to_the_truth(self, truth: LinearTruth) -> None:
+        examples = truth.examples(12, seed=5)
+        for certificate, x in zip(self.run(truth.model(), examples), examples.x, strict=True):
+            assert certificate.prediction is not None
+            exact = truth.distance(x.numpy(), certificate.prediction, self.norm)
+            assert Fraction(certificate.radius) >= self.share_of_truth * exact
+
+
+class TestCrownL2(BoundsLaws):
+    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "crown", "norm": "l2", "max_radius": 4.0, "tolerance": 1e-5}
+    norm = Norm.L2
+
+
+class TestCrownLinf(BoundsLaws):
+    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "crown", "norm": "linf", "max_radius": 4.0, "tolerance": 1e-5}
+    norm = Norm.LINF
+
+
+class TestIbpLinf(BoundsLaws):
+    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "ibp", "norm": "linf", "max_radius": 4.0, "tolerance": 1e-5}
+    norm = Norm.LINF
+
+
+class TestIbpL2(CertifierLaws):
+    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "ibp", "norm": "l2", "max_radius": 4.0}
+    norm = Norm.L2
+
+
+class TestEpsilon(CertifierLaws):
+    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "crown", "norm": "l2", "epsilon": 0.05}
+    norm = Norm.L2
+
+    @pytest.mark.parametrize("epsilon", [0.05, 0.3])
+    def test_epsilon_mode_answers_for_the_label(self, truth: LinearTruth, epsilon: float) -> None:
+        examples = truth.examples(12, seed=5)
+        for certificate, x in zip(self.run(truth.model(), examples, self.spec(epsilon=epsilon)), examples.x, strict=True):
+            if not certificate.correct:
+                assert (certificate.verdict, certificate.epsilon_verified, certificate.radius) == (Verdict.REFUTED, False, 0.0)
+            elif truth.distance(x.numpy(), certificate.label, Norm.L2) > Fraction(epsilon) * Fraction(1001, 1000):
+                assert certificate.verdict is Verdict.CERTIFIED
+                assert certificate.holds_at(epsilon)
+            else:
+                assert not certificate.epsilon_verified
