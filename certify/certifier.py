@@ -37,7 +37,6 @@ class Certifier(ABC, Generic[S]):
 
     statement: ClassVar[str]
     dtype: ClassVar[str]
-    engine_version: str | None = None
 
     def __init__(self, job: Spec, index: int, model: Model, run: Run) -> None:
         self.job = job
@@ -53,6 +52,11 @@ class Certifier(ABC, Generic[S]):
     @property
     def alpha(self) -> float | None:
         """The error level of one certificate; null when deterministic."""
+        return None
+
+    @property
+    def engine_version(self) -> str | None:
+        """Name and version of a verification engine behind it; null when there is none."""
         return None
 
     @property

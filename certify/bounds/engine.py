@@ -1,0 +1,131 @@
+"""Lower bounds of all margins over a ball, behind a small protocol so that another engine can come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from certify.bounds import lirpa_compat
+from certify.bounds.ball import ball
+from certify.errors import NumericalError, Problem
+from certify.graph.graph import Graph
+from certify.graph.module import GraphModule, bounds_module
+from certify.norms import Norm
+
+METHODS = {"ibp": "IBP", "crown": "CROWN"}
+
+# The rounding margin as a share of the largest logit (at least 1). Bounds of trained networks in float32 were seen to differ from
+# float64 by up to 3e-7; float64 carries 29 more bits, so errors near 1e-15 are expected and this leaves five orders of magnitude.
+_ROUNDING = 1e-10
+
+
+@dataclass(frozen=True)
+class MarginBound:
+    """min over the ball and over all rivals of logit[label] - logit[rival] is at least `lower`, up to rounding below `tau`."""
+
+    lower: float
+    tau: float
+
+    @property
+    def proved(self) -> bool:
+        """True only for a finite bound beyond the rounding margin: NaN and infinity prove nothing."""
+        return abs(self.lower) < float("inf") and self.lower > self.tau
+
+
+class BoundsEngine(Protocol):
+    """Proves margins for one example at a time, so that no result depends on which others are computed with it."""
+
+    version: str
+
+    def margin(
+        self,
+        x: Tensor,  # (*input), float32 or float64, raw input units
+        label: int,
+        radius: float,
+    ) -> MarginBound: ...
+
+
+class LirpaEngine:
+    """auto-LiRPA on our float64 graph, under our own ball.
+
+    Args:
+        graph: the model.
+        method: `ibp` or `crown`.
+        norm: the ball's norm.
+        value_range: cut linf balls to it; null for the full ball.
+
+    Raises:
+        ModelRejected: an operator has no sound form; it is named.
+        EngineUnavailable: auto-LiRPA is missing or of an unknown version.
+
+    Source: Gowal et al. 2018 (IBP); Zhang et al. 2018 (CROWN); Xu et al. 2020 (auto-LiRPA).
+    """
+
+    def __init__(self, graph: Graph, method: str, norm: Norm, value_range: tuple[float, float] | None = None, device: str = "cpu") -> None:
+        self._lirpa = lirpa_compat.load()
+        self.version = f"auto-LiRPA {lirpa_compat.engine_version()}"
+        self.method, self.norm, self.device, self.classes = METHODS[method], norm, device, graph.classes
+        self.value_range = value_range
+        self._deployed = GraphModule(graph, torch.float32).eval().requires_grad_(False).to(device)
+        self._plain = GraphModule(graph, torch.float64).eval().requires_grad_(False).to(device)
+        with lirpa_compat.quiet():
+            self._bounded = self._lirpa.BoundedModule(
+                bounds_module(graph).to(device),
+                torch.zeros(1, *graph.input_shape, dtype=torch.float64, device=device),
+                bound_opts=dict(lirpa_compat.OPTIONS),
+                device=device,
+            )
+        self._bounded.eval()
+
+    def logits(
+        self,
+        x: Tensor,  # (*input)
+    ) -> Tensor:
+        """Logits at x, (classes,), float64; the engine's reading of the network must agree with ours.
+
+        Raises:
+            NumericalError: a logit is NaN or infinite, or the two readings differ.
+        """
+        batch = x.to(self.device, torch.float64).unsqueeze(0)
+        with torch.no_grad(), lirpa_compat.quiet():
+            ours: Tensor = self._plain(batch)[0]
+            theirs: Tensor = self._bounded(batch)[0]
+            deployed: Tensor = self._deployed(batch.float())[0]
+        # float64 can hold logits that overflow in the float32 network that people run.
+        if not bool(ours.isfinite().all() and deployed.isfinite().all()):
+            raise NumericalError(Problem(field="model", detail="the input itself gets a NaN or infinite logit", mend="check the weights"))
+        if not bool((ours - theirs).abs().max() <= self._tau(ours)):
+            raise NumericalError(
+                Problem(
+                    field="model", detail="auto-LiRPA reads this network differently, so its bounds are not used", mend="report this model"
+                )
+            )
+        return ours
+
+    def margin(
+        self,
+        x: Tensor,  # (*input), raw input units
+        label: int,
+        radius: float,
+    ) -> MarginBound:
+        tau = self._tau(self.logits(x))
+        batch = x.to(self.device, torch.float64).unsqueeze(0)
+        radii = torch.tensor([radius], dtype=torch.float64, device=self.device)
+        bounded = self._lirpa.BoundedTensor(batch, ball(batch, radii, self.norm, self.value_range))
+        with torch.no_grad(), lirpa_compat.quiet():
+            lower, _ = self._bounded.compute_bounds(x=(bounded,), C=self._rivals(label), method=self.method, bound_upper=False)
+        # min() would skip no NaN in torch, but say so: a NaN margin must never read as a number.
+        return MarginBound(float("nan") if bool(lower.isnan().any()) else float(lower.min()), tau)
+
+    def _rivals(self, label: int) -> Tensor:
+        """logit[label] - logit[rival] for every rival: (1, classes - 1, classes)."""
+        identity = torch.eye(self.classes, dtype=torch.float64, device=self.device)
+        others = [rival for rival in range(self.classes) if rival != label]
+        return (identity[label].unsqueeze(0) - identity[others]).unsqueeze(0)
+
+    @staticmethod
+    def _tau(logits: Tensor) -> float:  # logits: (classes,)
+        return _ROUNDING * max(1.0, float(logits.abs().max()))

@@ -1,0 +1,122 @@
+"""The one place that imports auto-LiRPA: 0.3 from the package index on a current torch, or the 0.7 line from its source.
+
+0.3 was written for torch < 1.13. Four of its assumptions no longer hold; each gets the smallest repair, and only while it is needed:
+a NumPy module that moved, a torch function that moved (and that must really select opset 12, or another form of operators is traced),
+subscripts on torch's graph nodes, and an argument that torch added to a method 0.3 overrides. A fifth, for alpha-CROWN, is an option.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from certify.errors import EngineUnavailable
+
+SUPPORTED = ("0.3", "0.7")
+_MEND = "install it with: pip install --no-deps auto-LiRPA==0.3"
+
+# conv_mode: `patches`, the default, is unsound for some models. minimum_sparsity: 0.3 crashes in alpha-CROWN below 1.
+OPTIONS = {"conv_mode": "matrix", "minimum_sparsity": 1.5, "verbosity": 0}
+
+
+@functools.cache
+def engine_version() -> str:
+    """The installed version.
+
+    Raises:
+        EngineUnavailable: missing, or not a version that Assay has been shown sound with.
+    """
+    try:
+        version = metadata.version("auto-LiRPA")
+    except metadata.PackageNotFoundError:
+        raise EngineUnavailable.at("", "auto-LiRPA, the engine of the certifier `bounds`, is not installed", _MEND) from None
+    if not version.startswith(SUPPORTED):
+        raise EngineUnavailable.at("", f"auto-LiRPA {version} is installed, but Assay knows 0.3 and 0.7", _MEND)
+    return version
+
+
+@functools.cache
+def load() -> types.SimpleNamespace:
+    """The names we use: `BoundedModule` (our subclass), `BoundedTensor`, `Perturbation`, `PerturbationLpNorm`, `LinearBound`, `eyeC`.
+
+    Raises:
+        EngineUnavailable: it cannot be imported; one sentence.
+    """
+    version = engine_version()
+    try:
+        with quiet(), _moved_names():
+            import auto_LiRPA
+            from auto_LiRPA import linear_bound, patches, perturbations
+    except (ImportError, AttributeError) as error:
+        raise EngineUnavailable.at("", f"auto-LiRPA {version} cannot be imported ({error})", _MEND) from None
+    return types.SimpleNamespace(
+        BoundedModule=_repaired(auto_LiRPA.BoundedModule),
+        BoundedTensor=auto_LiRPA.BoundedTensor,
+        Perturbation=perturbations.Perturbation,
+        PerturbationLpNorm=perturbations.PerturbationLpNorm,
+        LinearBound=linear_bound.LinearBound,
+        eyeC=patches.eyeC if hasattr(patches, "eyeC") else perturbations.eyeC,
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """auto-LiRPA prints and changes the warning filters at import; neither may reach the user."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _moved_names() -> Iterator[None]:
+    # Not `from torch.onnx import symbolic_helper`: that name is another module than the one 0.3 imports from.
+    symbolic_helper: Any = importlib.import_module("torch.onnx.symbolic_helper")
+    node: Any = torch._C.Node
+    moved = types.ModuleType("numpy.lib.arraysetops")
+    moved.isin = np.isin  # type: ignore[attr-defined]
+    added = "numpy.lib.arraysetops" not in sys.modules
+    if added:
+        sys.modules["numpy.lib.arraysetops"] = moved
+    if not hasattr(symbolic_helper, "_set_opset_version"):
+        symbolic_helper._set_opset_version = _set_opset_version
+    if not hasattr(node, "__getitem__"):
+        node.__getitem__ = _node_attribute
+    try:
+        yield
+    finally:
+        if added:
+            del sys.modules["numpy.lib.arraysetops"]
+
+
+def _set_opset_version(version: int) -> None:
+    from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
+
+    GLOBALS.export_onnx_opset_version = version
+
+
+def _node_attribute(node: Any, name: str) -> Any:
+    return getattr(node, node.kindOf(name))(name)
+
+
+def _repaired(base: Any) -> Any:
+    class BoundedModule(base):  # type: ignore[misc]
+        """auto-LiRPA's module without the shortcut that takes first-layer bounds from the input box instead of the ball."""
+
+        def check_IBP_first_linear(self, node: Any) -> bool:
+            return False
+
+        def _named_members(self, get_members_fn: Any, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Any:
+            return super()._named_members(get_members_fn, prefix, recurse)
+
+    return BoundedModule
