@@ -42,16 +42,15 @@ def ball(
     Source: dual norms, min over the ball of a.x' = a.x - radius * ||a||_q (Hoelder).
     """
     engine: Any = lirpa_compat.load()
-    perturbation: Any = engine.Perturbation
+    perturbation: Any = engine.PerturbationLpNorm  # operators ask for this class by name
     low, high = enclosing_box(x, radius, value_range)
 
     class Ball(perturbation):  # type: ignore[misc]
         """`norm` reads infinity so that interval propagation starts from the box."""
 
         def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.eps, self.sparse = math.inf, None, False
-            self.x_L, self.x_U = low, high
+            # eps is NaN so that an operator that reads it instead of the box proves nothing.
+            super().__init__(eps=math.nan, norm=math.inf, x_L=low, x_U=high)
 
         def init(self, x: Tensor, aux: Any = None, forward: bool = False) -> Any:  # x: (batch, *input)
             if forward:

@@ -48,7 +48,7 @@ def engine_version() -> str:
 
 @functools.cache
 def load() -> types.SimpleNamespace:
-    """The names we use: `BoundedModule` (our subclass), `BoundedTensor`, `Perturbation`, `PerturbationLpNorm`, `LinearBound`, `eyeC`.
+    """The names we use: `BoundedModule` (our subclass), `BoundedTensor`, `PerturbationLpNorm`, `LinearBound`, `eyeC`.
 
     Raises:
         EngineUnavailable: it cannot be imported; one sentence.
@@ -63,7 +63,6 @@ def load() -> types.SimpleNamespace:
     return types.SimpleNamespace(
         BoundedModule=_repaired(auto_LiRPA.BoundedModule),
         BoundedTensor=auto_LiRPA.BoundedTensor,
-        Perturbation=perturbations.Perturbation,
         PerturbationLpNorm=perturbations.PerturbationLpNorm,
         LinearBound=linear_bound.LinearBound,
         eyeC=patches.eyeC if hasattr(patches, "eyeC") else perturbations.eyeC,
