@@ -1,0 +1,89 @@
+"""The connection: one transaction at a time, on SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+# Any constant: it names the lock under which migrations run.
+_MIGRATION_LOCK = 0x4153534159
+
+
+class Database:
+    """A database by URL: `sqlite:////path/assay.db` or `postgresql+psycopg://...`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = sa.create_engine(url, pool_pre_ping=True)
+        if self.engine.dialect.name == "sqlite":
+            if self.engine.url.database:
+                Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+            _prepare_sqlite(self.engine)
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """One transaction that may write; committed at the end, rolled back on any exception."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One transaction that only reads; on SQLite it waits for no writer."""
+        with self.engine.connect().execution_options(assay_read=True) as connection, connection.begin():
+            yield connection
+
+    def now(self, connection: sa.Connection) -> datetime:
+        """The database's clock on PostgreSQL, so that workers on several machines agree; this machine's on SQLite."""
+        if self.engine.dialect.name == "postgresql":
+            moment: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+            return moment.astimezone(UTC)
+        return datetime.now(UTC)
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest version. Safe when several processes start at once."""
+        with self.begin() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            command.upgrade(migrations(connection), "head")
+
+    def ping(self) -> None:
+        """Raises when the database cannot be reached."""
+        with self.read() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def migrations(connection: sa.Connection) -> Config:
+    """Alembic's configuration, bound to an open transaction."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def locked(statement: sa.Select[Any]) -> sa.Select[Any]:
+    """Rows nobody else is taking. SQLite has no row locks and needs none: its writers are alone (BEGIN IMMEDIATE)."""
+    return statement.with_for_update(skip_locked=True)
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not start transactions of its own
+        for pragma in ("journal_mode=WAL", "busy_timeout=30000", "foreign_keys=ON", "synchronous=NORMAL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A plain BEGIN would take the write lock only at the first write, after what was read may have changed.
+        reading = connection.get_execution_options().get("assay_read", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

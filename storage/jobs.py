@@ -1,0 +1,268 @@
+"""Jobs: submitted, read, cancelled, planned, finished. Each function is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from certify.errors import InputError, Problem
+from certify.facts import DatasetFacts, check
+from certify.report import Report
+from certify.run import Plan, commitment, public_key, service_key
+from certify.spec import Spec, parse_spec
+from storage import cursors
+from storage.catalog import dump_problems, get_dataset, get_model, load_problems, range_text
+from storage.database import Database
+from storage.errors import Conflict, NotFound
+from storage.ids import new_id
+from storage.records import ArtifactState, Dataset, Job, JobState, Model, Page, Progress, ShardPlan, ShardState
+from storage.tables import datasets, jobs, shards, tenants
+
+_ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+_DEAD = (JobState.FAILED, JobState.CANCELLED)
+
+
+def create_job(
+    db: Database, tenant_id: str, *, model_id: str, dataset_id: str, spec: Spec, secret: bytes, name: str = ""
+) -> tuple[Job, bool]:
+    """Accept a job, or return the one that already answers the same question (false).
+
+    The same model bytes and range, dataset bytes and spec are one question: it is thrown once. After a failed or cancelled job a new
+    one starts the same noise streams again. Another spec for the same model and dataset is the next numbered attempt.
+
+    Raises:
+        NotFound: no such model or dataset.
+        Conflict: the model or dataset has not been inspected yet.
+        InputError: the model or dataset was rejected, or the spec does not fit them; every problem is named.
+    """
+    spec = spec.with_noise_key("service")
+    model, dataset = get_model(db, tenant_id, model_id), get_dataset(db, tenant_id, dataset_id)
+    _check_ready(model, dataset, spec)
+    with db.begin() as connection:
+        # One submission of a tenant at a time: the question is looked up and asked in one step.
+        connection.execute(sa.select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update())
+        pair = (jobs.c.tenant_id == tenant_id) & (jobs.c.model_digest == model.blob) & (jobs.c.dataset_digest == dataset.blob)
+        pair &= jobs.c.value_range == range_text(model.value_range)
+        same = pair & (jobs.c.spec_digest == spec.digest())
+        known = connection.execute(sa.select(jobs).where(same).order_by(jobs.c.id.desc())).mappings().all()
+        for row in known:
+            if row["state"] not in _DEAD:
+                return _job(connection, row, db.now(connection)), False
+        newest = connection.execute(sa.select(sa.func.max(jobs.c.attempt)).where(pair)).scalar() or 0
+        values = _values(tenant_id, model, dataset, spec, secret, known[0]["attempt"] if known else newest + 1)
+        values |= {"name": name, "created_at": db.now(connection)}
+        connection.execute(sa.insert(jobs).values(values))
+        row = connection.execute(sa.select(jobs).where(jobs.c.id == values["id"])).mappings().one()
+        return _job(connection, row, values["created_at"]), True
+
+
+def get_job(db: Database, tenant_id: str, job_id: str) -> Job:
+    with db.read() as connection:
+        return _job(connection, _row(connection, tenant_id, job_id), db.now(connection))
+
+
+def list_jobs(db: Database, tenant_id: str, *, limit: int, cursor: str | None = None, state: JobState | None = None) -> Page[Job]:
+    """Newest first."""
+    query = sa.select(jobs).where(jobs.c.tenant_id == tenant_id).order_by(jobs.c.id.desc()).limit(limit + 1)
+    if state is not None:
+        query = query.where(jobs.c.state == state)
+    if cursor is not None:
+        query = query.where(jobs.c.id < cursors.decode(cursor, 1)[0])
+    with db.read() as connection:
+        now = db.now(connection)
+        rows = list(connection.execute(query).mappings())
+        items = tuple(_job(connection, row, now) for row in rows[:limit])
+    return Page(items=items, next_cursor=cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None)
+
+
+def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
+    """Ask a job to stop; what is finished is kept. Calling it again changes nothing."""
+    with db.begin() as connection:
+        row, now = _row(connection, tenant_id, job_id, lock=True), db.now(connection)
+        if row["state"] == JobState.QUEUED:
+            _update(connection, job_id, state=JobState.CANCELLED, finished_at=now, condition="")
+        elif row["state"] == JobState.RUNNING:
+            _update(connection, job_id, state=JobState.CANCELLING, condition="stopping")
+            waiting = (shards.c.job_id == job_id) & (shards.c.state == ShardState.QUEUED)
+            connection.execute(sa.update(shards).where(waiting).values(state=ShardState.CANCELLED))
+        return _job(connection, _row(connection, tenant_id, job_id), now)
+
+
+def next_unplanned(db: Database) -> tuple[Job, Dataset, Model] | None:
+    """The oldest job without a plan, with what the plan needs."""
+    with db.read() as connection:
+        row = connection.execute(sa.select(jobs).where(jobs.c.state == JobState.QUEUED).order_by(jobs.c.id).limit(1)).mappings().first()
+        job = _job(connection, row, db.now(connection)) if row else None
+    if job is None:
+        return None
+    return job, get_dataset(db, job.tenant_id, job.dataset_id), get_model(db, job.tenant_id, job.model_id)
+
+
+def plan_job(db: Database, job_id: str, plan: Plan, parts: Sequence[ShardPlan]) -> bool:
+    """Store the plan and all shards at once; false when the job was planned or cancelled meanwhile."""
+    with db.begin() as connection:
+        now = db.now(connection)
+        open_job = (jobs.c.id == job_id) & (jobs.c.state == JobState.QUEUED)
+        running = {"state": JobState.RUNNING, "plan": plan.model_dump_json(), "started_at": now}
+        if connection.execute(sa.update(jobs).where(open_job).values(**running)).rowcount != 1:
+            return False
+        tenant_id = connection.execute(sa.select(jobs.c.tenant_id).where(jobs.c.id == job_id)).scalar_one()
+        connection.execute(
+            sa.insert(shards),
+            [
+                {
+                    "id": new_id("shd"),
+                    "job_id": job_id,
+                    "tenant_id": tenant_id,
+                    "ix": part.ix,
+                    "certifier": part.certifier,
+                    "first": part.first,
+                    "last": part.last,
+                    "state": ShardState.QUEUED,
+                    "not_before": now,
+                }
+                for part in parts
+            ],
+        )
+        return True
+
+
+def fail_job(db: Database, job_id: str, problems: Sequence[Problem]) -> None:
+    """End a job that could not even be planned."""
+    with db.begin() as connection:
+        open_job = (jobs.c.id == job_id) & jobs.c.state.not_in(_ENDED)
+        values = {"state": JobState.FAILED, "error": dump_problems(problems), "finished_at": db.now(connection), "condition": ""}
+        connection.execute(sa.update(jobs).where(open_job).values(**values))
+
+
+def set_condition(db: Database, job_id: str, text: str) -> None:
+    """Say what a job waits for; empty when it waits for nothing."""
+    with db.begin() as connection:
+        connection.execute(sa.update(jobs).where((jobs.c.id == job_id) & (jobs.c.condition != text)).values(condition=text))
+
+
+def waiting_jobs(db: Database) -> tuple[str, ...]:
+    """Ids of running jobs, oldest first."""
+    with db.read() as connection:
+        return tuple(connection.execute(sa.select(jobs.c.id).where(jobs.c.state == JobState.RUNNING).order_by(jobs.c.id)).scalars())
+
+
+def next_unfinalized(db: Database) -> Job | None:
+    """The oldest job whose shards have all ended but that has no report yet."""
+    leased = sa.select(shards.c.job_id).where(shards.c.state.in_((ShardState.LEASED, ShardState.QUEUED)))
+    ready = jobs.c.state.in_((JobState.FINALIZING, JobState.CANCELLING)) & jobs.c.id.not_in(leased)
+    with db.read() as connection:
+        row = connection.execute(sa.select(jobs).where(ready).order_by(jobs.c.id).limit(1)).mappings().first()
+        return _job(connection, row, db.now(connection)) if row else None
+
+
+def finish_job(db: Database, job_id: str, report: Report) -> None:
+    """Store the report and end the job by what became of its shards; a second call changes nothing."""
+    with db.begin() as connection:
+        row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().one()
+        if row["state"] not in (JobState.FINALIZING, JobState.CANCELLING):
+            return
+        states = set(connection.execute(sa.select(shards.c.state).where(shards.c.job_id == job_id)).scalars())
+        state = JobState.SUCCEEDED
+        if row["state"] == JobState.CANCELLING and ShardState.CANCELLED in states:
+            state = JobState.CANCELLED
+        elif ShardState.FAILED in states:
+            state = JobState.FAILED
+        _update(connection, job_id, state=state, report=report.model_dump_json(), finished_at=db.now(connection), condition="")
+
+
+def _check_ready(model: Model, dataset: Dataset, spec: Spec) -> None:
+    for noun, artifact in (("model", model), ("dataset", dataset)):
+        if artifact.state is ArtifactState.INSPECTING:
+            raise Conflict.at(noun, f"{artifact.id} is still being inspected", "try again in a few seconds")
+        if artifact.state is ArtifactState.REJECTED:
+            raise InputError(*(Problem(field=noun, detail=f"was rejected: {p.sentence()}", mend="") for p in artifact.rejection))
+    assert model.facts is not None
+    assert dataset.facts is not None
+    check(spec, model.facts, dataset.facts, model.value_range)
+
+
+def _values(tenant_id: str, model: Model, dataset: Dataset, spec: Spec, secret: bytes, attempt: int) -> dict[str, Any]:
+    digest = spec.digest()
+    key = public_key(spec) if spec.noise_key == "public-seed" else service_key(secret, model.blob, dataset.blob, digest, attempt)
+    return {
+        "id": new_id("job"),
+        "tenant_id": tenant_id,
+        "model_id": model.id,
+        "dataset_id": dataset.id,
+        "model_digest": model.blob,
+        "dataset_digest": dataset.blob,
+        "value_range": range_text(model.value_range),
+        "spec": spec.canonical(),
+        "spec_digest": digest,
+        "attempt": attempt,
+        "noise_key": key.hex(),
+        "noise_commitment": None if spec.noise_key == "public-seed" else commitment(key),
+        "state": JobState.QUEUED,
+    }
+
+
+def _row(connection: sa.Connection, tenant_id: str, job_id: str, *, lock: bool = False) -> Any:
+    query = sa.select(jobs).where((jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id))
+    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    if row is None:
+        raise NotFound.at("job", f"there is no job {job_id}", "list them with GET /v1/jobs")
+    return row
+
+
+def _update(connection: sa.Connection, job_id: str, **values: Any) -> None:
+    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values))
+
+
+def _job(connection: sa.Connection, row: Any, now: datetime) -> Job:
+    state = JobState(row["state"])
+    plain = {name: row[name] for name in Job.__dataclass_fields__ if name in row and name not in ("spec", "plan", "report", "error")}
+    return Job(
+        **{
+            **plain,
+            "state": state,
+            "noise_key": row["noise_key"] if state.ended else None,
+            "spec": parse_spec(row["spec"]),
+            "plan": Plan.model_validate_json(row["plan"]) if row["plan"] else None,
+            "report": Report.model_validate_json(row["report"]) if row["report"] else None,
+            "error": load_problems(row["error"]),
+            "progress": _progress(connection, row, now),
+        }
+    )
+
+
+def _progress(connection: sa.Connection, row: Any, now: datetime) -> Progress:
+    size, done = shards.c.last - shards.c.first, shards.c.state == ShardState.DONE
+    answered = sa.case((done, size), (shards.c.state == ShardState.LEASED, shards.c.examples_done), else_=0)
+    query = sa.select(
+        sa.func.sum(size),
+        sa.func.sum(answered),
+        sa.func.count(),
+        sa.func.sum(sa.case((done, 1), else_=0)),
+        sa.func.sum(shards.c.samples_done),
+    )
+    total, finished, count, ended, samples = connection.execute(query.where(shards.c.job_id == row["id"])).one()
+    if not count:
+        total = _expected(connection, row)
+    elapsed = ((row["finished_at"] or now) - row["started_at"]).total_seconds() if row["started_at"] else 0.0
+    rate = int(finished or 0) / elapsed if finished and elapsed > 0 else None
+    left = int(total or 0) - int(finished or 0)
+    return Progress(
+        certificates_total=int(total or 0),
+        certificates_done=int(finished or 0),
+        shards_total=count,
+        shards_done=int(ended or 0),
+        samples_done=int(samples or 0),
+        rate=rate,
+        eta_seconds=left / rate if rate and row["finished_at"] is None else None,
+    )
+
+
+def _expected(connection: sa.Connection, row: Any) -> int:
+    """How many certificates a job will have that is not planned yet."""
+    facts = connection.execute(sa.select(datasets.c.facts).where(datasets.c.id == row["dataset_id"])).scalar_one()
+    spec = parse_spec(row["spec"])
+    return len(spec.examples.indices(DatasetFacts.model_validate_json(facts).count)) * len(spec.certifiers)

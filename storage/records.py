@@ -1,0 +1,212 @@
+"""What the other rooms get to see: plain frozen values. Database rows never leave `storage`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, Literal, TypeVar
+
+from certify.errors import Problem
+from certify.facts import DatasetFacts, ModelFacts
+from certify.report import Report
+from certify.run import Plan
+from certify.spec import Spec
+
+T = TypeVar("T")
+
+
+class ArtifactState(StrEnum):
+    """A model or dataset: waiting for inspection, usable, or refused with reasons."""
+
+    INSPECTING = "inspecting"
+    READY = "ready"
+    REJECTED = "rejected"
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINALIZING = "finalizing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class ShardState(StrEnum):
+    QUEUED = "queued"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tenant:
+    id: str
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiKey:
+    """A bearer key without its secret, of which only `last4` can still be shown."""
+
+    id: str
+    tenant_id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    last4: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One version of a named model. `facts` once ready, `rejection` once rejected; `blob` is the SHA-256 of its bytes."""
+
+    id: str
+    tenant_id: str
+    name: str
+    version: int
+    blob: str
+    size: int
+    value_range: tuple[float, float] | None
+    state: ArtifactState
+    facts: ModelFacts | None
+    rejection: tuple[Problem, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One version of a named dataset; see `Model`."""
+
+    id: str
+    tenant_id: str
+    name: str
+    version: int
+    blob: str
+    size: int
+    state: ArtifactState
+    facts: DatasetFacts | None
+    rejection: tuple[Problem, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a job is, counted when it is read.
+
+    `certificates_done` is what is stored plus what live workers say they have answered; it falls back when a worker is lost.
+    `rate` is in certificates per second since the first shard started; both `rate` and `eta_seconds` are None while unknown.
+    """
+
+    certificates_total: int
+    certificates_done: int
+    shards_total: int
+    shards_done: int
+    samples_done: int
+    rate: float | None
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One model x one dataset x one spec.
+
+    `attempt` numbers the different specs that this tenant has tried on the same model and dataset bytes. `noise_key` (hex) is None
+    until the job has ended; `noise_commitment`, its SHA-256, is there from the start (None when the seed is public).
+    `started_at` is when its first shard was leased. `condition` says what the job waits for, "" if nothing.
+    """
+
+    id: str
+    tenant_id: str
+    name: str
+    model_id: str
+    dataset_id: str
+    model_digest: str
+    dataset_digest: str
+    spec: Spec
+    spec_digest: str
+    attempt: int
+    noise_commitment: str | None
+    noise_key: str | None
+    state: JobState
+    plan: Plan | None
+    progress: Progress
+    condition: str
+    error: tuple[Problem, ...]
+    report: Report | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """A piece of a job: positions first <= i < last in the selected examples, for one certifier of the spec."""
+
+    ix: int
+    certifier: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardLease:
+    """The right to compute one shard until the lease ends, and all that is needed to do so.
+
+    `epoch` is the fencing token: a write under an older epoch is refused. `attempts` counts leases of this shard, this one
+    included; `attempt` is the job's.
+    """
+
+    id: str
+    job_id: str
+    tenant_id: str
+    ix: int
+    certifier: int
+    first: int
+    last: int
+    epoch: int
+    attempts: int
+    model_digest: str
+    dataset_digest: str
+    value_range: tuple[float, float] | None
+    spec: Spec
+    noise_key: bytes
+    attempt: int
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectionLease:
+    """The right to inspect one model or dataset until the lease ends. `value_range` is None for datasets."""
+
+    kind: Literal["model", "dataset"]
+    id: str
+    blob: str
+    value_range: tuple[float, float] | None
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseStatus:
+    """What a heartbeat tells the worker."""
+
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Generic[T]):
+    """Some of a list, and where it goes on; `next_cursor` is None on the last page."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None

@@ -1,0 +1,80 @@
+"""Certificates: inserted once with their shard, read page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import sqlalchemy as sa
+
+from certify.certificate import Certificate
+from storage import cursors
+from storage.database import Database
+from storage.errors import NotFound
+from storage.records import Page
+from storage.tables import certificates, jobs
+
+_COLUMNS = (
+    "certifier",
+    "example",
+    "kind",
+    "statement",
+    "norm",
+    "label",
+    "prediction",
+    "correct",
+    "verdict",
+    "radius",
+    "epsilon_verified",
+    "alpha",
+)
+
+
+def insert(connection: sa.Connection, tenant_id: str, job_id: str, rows: Sequence[Certificate]) -> None:
+    """Part of the transaction that finishes a shard; a second certificate for the same place violates the primary key."""
+    if rows:
+        connection.execute(
+            sa.insert(certificates),
+            [
+                {"tenant_id": tenant_id, "job_id": job_id, "document": row.line(), **{name: getattr(row, name) for name in _COLUMNS}}
+                for row in rows
+            ],
+        )
+
+
+def list_certificates(db: Database, tenant_id: str, job_id: str, *, limit: int, cursor: str | None = None) -> Page[Certificate]:
+    """Certificates of a job by certifier, then example."""
+    query = _query(tenant_id, job_id).limit(limit + 1)
+    if cursor is not None:
+        certifier, example = (int(part) for part in cursors.decode(cursor, 2))
+        query = query.where(sa.tuple_(certificates.c.certifier, certificates.c.example) > sa.tuple_(certifier, example))
+    with db.read() as connection:
+        _check_job(connection, tenant_id, job_id)
+        rows = connection.execute(query).all()
+    following = cursors.encode(rows[limit - 1].certifier, rows[limit - 1].example) if len(rows) > limit else None
+    return Page(items=tuple(Certificate.model_validate_json(row.document) for row in rows[:limit]), next_cursor=following)
+
+
+def iter_lines(db: Database, tenant_id: str, job_id: str) -> Iterator[str]:
+    """The certificates as stored JSON lines, streamed, by certifier, then example."""
+    with db.read() as connection:
+        _check_job(connection, tenant_id, job_id)
+        for row in connection.execution_options(yield_per=500).execute(_query(tenant_id, job_id)):
+            yield row.document
+
+
+def iter_certificates(db: Database, tenant_id: str, job_id: str) -> Iterator[Certificate]:
+    for line in iter_lines(db, tenant_id, job_id):
+        yield Certificate.model_validate_json(line)
+
+
+def _query(tenant_id: str, job_id: str) -> sa.Select[tuple[int, int, str]]:
+    return (
+        sa.select(certificates.c.certifier, certificates.c.example, certificates.c.document)
+        .where((certificates.c.tenant_id == tenant_id) & (certificates.c.job_id == job_id))
+        .order_by(certificates.c.certifier, certificates.c.example)
+    )
+
+
+def _check_job(connection: sa.Connection, tenant_id: str, job_id: str) -> None:
+    if connection.execute(sa.select(jobs.c.id).where((jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id))).first() is None:
+        raise NotFound.at("job", f"there is no job {job_id}", "list them with GET /v1/jobs")
