@@ -74,6 +74,10 @@ class SmoothingSpec(Frozen):
             raise ValueError(impossible)
         return self
 
+    def work(self, largest_tensor: int) -> float:
+        """A rough cost of one example, in tensor elements touched: what shards are cut by."""
+        return float(self.n0 + self.n) * largest_tensor
+
     def alpha_each(self, family: int) -> float:
         """The error level of one certificate when `family` stochastic certificates share `alpha`."""
         return self.alpha / family if self.error_rate == "family-wise" else self.alpha
@@ -113,6 +117,11 @@ class BoundsSpec(Frozen):
     tolerance: Annotated[float, Field(strict=True, ge=1e-9, le=0.5)] | None = None
 
     stochastic: ClassVar[bool] = False
+
+    def work(self, largest_tensor: int) -> float:
+        """A rough cost of one example, in tensor elements touched: linear bounds keep a matrix of neurons by inputs."""
+        calls = 1 if self.epsilon is not None else 20
+        return calls * float(largest_tensor) ** 2
 
     @model_validator(mode="before")
     @classmethod

@@ -71,7 +71,7 @@ class LirpaEngine:
         self.value_range = value_range
         self._deployed = GraphModule(graph, torch.float32).eval().requires_grad_(False).to(device)
         self._plain = GraphModule(graph, torch.float64).eval().requires_grad_(False).to(device)
-        with lirpa_compat.quiet():
+        with lirpa_compat.double():
             self._bounded = self._lirpa.BoundedModule(
                 bounds_module(graph).to(device),
                 torch.zeros(1, *graph.input_shape, dtype=torch.float64, device=device),
@@ -90,7 +90,7 @@ class LirpaEngine:
             NumericalError: a logit is NaN or infinite, or the two readings differ.
         """
         batch = x.to(self.device, torch.float64).unsqueeze(0)
-        with torch.no_grad(), lirpa_compat.quiet():
+        with torch.no_grad(), lirpa_compat.double():
             ours: Tensor = self._plain(batch)[0]
             theirs: Tensor = self._bounded(batch)[0]
             deployed: Tensor = self._deployed(batch.float())[0]
@@ -115,7 +115,7 @@ class LirpaEngine:
         batch = x.to(self.device, torch.float64).unsqueeze(0)
         radii = torch.tensor([radius], dtype=torch.float64, device=self.device)
         bounded = self._lirpa.BoundedTensor(batch, ball(batch, radii, self.norm, self.value_range))
-        with torch.no_grad(), lirpa_compat.quiet():
+        with torch.no_grad(), lirpa_compat.double():
             lower, _ = self._bounded.compute_bounds(x=(bounded,), C=self._rivals(label), method=self.method, bound_upper=False)
         # min() would skip no NaN in torch, but say so: a NaN margin must never read as a number.
         return MarginBound(float("nan") if bool(lower.isnan().any()) else float(lower.min()), tau)

@@ -78,6 +78,18 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def double() -> Iterator[None]:
+    """Quiet, and float64 throughout: some operators (max pooling) make their coefficients in torch's default type."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with quiet():
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+@contextlib.contextmanager
 def _moved_names() -> Iterator[None]:
     # Not `from torch.onnx import symbolic_helper`: that name is another module than the one 0.3 imports from.
     symbolic_helper: Any = importlib.import_module("torch.onnx.symbolic_helper")

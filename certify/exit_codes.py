@@ -1,0 +1,114 @@
+"""What a run's exit code says: 0 done or gate passed, 1 refuted or gate failed, 2 unknown or abstained, 3 timeout, 4 error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from certify.certificate import Certificate
+from certify.errors import Problem, SpecError
+from certify.rounding import show_share
+from certify.spec import BoundsSpec, SmoothingSpec, Spec
+from certify.verdict import Verdict
+
+
+class Exit(IntEnum):
+    DONE = 0
+    REFUTED = 1
+    UNKNOWN = 2
+    TIMEOUT = 3
+    ERROR = 4
+
+
+_STRENGTH = (Exit.ERROR, Exit.TIMEOUT, Exit.REFUTED, Exit.UNKNOWN, Exit.DONE)
+_OF_VERDICT = {
+    Verdict.CERTIFIED: Exit.DONE,
+    Verdict.ABSTAINED: Exit.UNKNOWN,
+    Verdict.UNKNOWN: Exit.UNKNOWN,
+    Verdict.REFUTED: Exit.REFUTED,
+    Verdict.TIMEOUT: Exit.TIMEOUT,
+    Verdict.ERROR: Exit.ERROR,
+}
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A gate: certified accuracy of at least `share` at `radius`, for every certifier of the run."""
+
+    share: float
+    radius: float
+
+    @classmethod
+    def parse(cls, text: str) -> Requirement:
+        """From `0.60@0.25`.
+
+        Raises:
+            SpecError: it is not of that form.
+        """
+        try:
+            share, radius = (float(part) for part in text.split("@"))
+        except ValueError:
+            share, radius = -1.0, -1.0
+        if not (0 <= share <= 1 and 0 <= radius < float("inf")):
+            raise SpecError(Problem(field="require", detail=f"{text!r} is not SHARE@RADIUS", mend="write for example 0.60@0.25"))
+        return cls(share, radius)
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """Whether one certifier met one requirement, in a sentence with the numbers."""
+
+    passed: bool
+    sentence: str
+
+
+def exit_code(spec: Spec, certificates: Sequence[Certificate]) -> Exit:
+    """The strongest of 4 > 3 > 1 > 2 > 0 over all certificates.
+
+    With `epsilon` or `radii` the code speaks of correctly classified examples at those radii. A certifier that only searches the
+    largest radius is done when every example has an answer, abstained and unknown included.
+    """
+    codes = {_code(spec, certificate) for certificate in certificates}
+    return next((code for code in _STRENGTH if code in codes), Exit.DONE)
+
+
+def check_gates(requirements: Iterable[Requirement], certificates: Sequence[Certificate]) -> list[GateResult]:
+    """Every requirement against every certifier, on all its examples; errors and abstentions count as not certified."""
+    by_certifier: dict[int, list[Certificate]] = {}
+    for certificate in certificates:
+        by_certifier.setdefault(certificate.certifier, []).append(certificate)
+    return [_gate(requirement, index, rows) for requirement in requirements for index, rows in sorted(by_certifier.items())]
+
+
+def _gate(requirement: Requirement, index: int, rows: list[Certificate]) -> GateResult:
+    held = sum(row.holds_at(requirement.radius) for row in rows)
+    passed = held / len(rows) >= requirement.share
+    verb = "meets" if passed else "misses"
+    return GateResult(
+        passed,
+        f"certifier {index} ({rows[0].kind}, {rows[0].norm}) {verb} the gate: certified accuracy {show_share(held / len(rows))} at radius"
+        f" {requirement.radius:g} ({held} of {len(rows)}), required {requirement.share:g}",
+    )
+
+
+def _code(spec: Spec, certificate: Certificate) -> Exit:
+    code = _OF_VERDICT[certificate.verdict]
+    if code in (Exit.ERROR, Exit.TIMEOUT):
+        return code
+    certifier = spec.certifiers[certificate.certifier]
+    asked = _asked(certifier)
+    if asked is None:
+        return Exit.DONE
+    if certificate.verdict is Verdict.CERTIFIED:
+        # A wrong answer is an error of the model, not of its robustness: the codes speak of correct ones.
+        return Exit.DONE if not certificate.correct or certificate.radius >= asked else Exit.UNKNOWN
+    if certificate.verdict is Verdict.REFUTED and not certificate.correct:
+        return Exit.DONE
+    return code
+
+
+def _asked(certifier: SmoothingSpec | BoundsSpec) -> float | None:
+    if isinstance(certifier, SmoothingSpec):
+        return max(certifier.radii) if certifier.radii else None
+    return certifier.epsilon

@@ -1,0 +1,90 @@
+"""Holds models and turns shards into certificates. It gets bytes and values; it never sees the database."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+import torch
+
+from certify import Examples, Model, certify
+from certify.certificate import Certificate, Provenance
+from certify.run import Progress, Run
+from storage.records import ShardLease
+from workers.datasets import Dataset, read_dataset
+from workers.versions import versions
+
+T = TypeVar("T")
+_CACHED = 4
+
+
+class CertifierActor:
+    """One worker: one device, one compute thread, models and datasets cached by digest."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        torch.set_num_threads(1)
+        self.device = device
+        self._cache: OrderedDict[Hashable, object] = OrderedDict()
+        self._stopped: set[str] = set()
+        self._progress = Progress(certifier=0, examples=0)
+
+    def certify(self, lease: ShardLease, model: bytes, dataset: bytes) -> list[Certificate]:
+        """The certificates of one shard. `stop` and `progress` may be called meanwhile from another thread.
+
+        Raises:
+            AssayError: the shard cannot be answered; Cancelled when it was stopped.
+        """
+        self._progress = Progress(certifier=lease.certifier, examples=0)
+        loaded = self._kept(("model", lease.model_digest, lease.value_range), lambda: Model.from_onnx(model, lease.value_range))
+        data = self._kept(("dataset", lease.dataset_digest), lambda: read_dataset(dataset))
+        run = Run(
+            plan=lease.plan,
+            noise_key=lease.noise_key,
+            provenance=provenance(lease, self.device),
+            now=time.monotonic,
+            certifiers=(lease.certifier,),
+            device=self.device,
+            should_stop=lambda: lease.id in self._stopped,
+            on_progress=self._note,
+        )
+        return list(certify(loaded, select(lease, data), lease.spec, run))
+
+    def progress(self) -> Progress:
+        return self._progress
+
+    def stop(self, shard_id: str) -> None:
+        self._stopped.add(shard_id)
+
+    def _note(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def _kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._cache:
+            self._cache[key] = make()
+            while len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]  # type: ignore[return-value]
+
+
+def select(lease: ShardLease, dataset: Dataset) -> Examples:
+    """The examples of a shard, with the dataset rows that key their noise."""
+    rows = tuple(lease.spec.examples.indices(len(dataset.x))[lease.first : lease.last])
+    return Examples(rows, dataset.x[list(rows)], dataset.y[list(rows)])
+
+
+def provenance(lease: ShardLease, device: str) -> Provenance:
+    return Provenance(
+        model=lease.model_digest,
+        dataset=lease.dataset_digest,
+        spec=lease.spec.digest(),
+        noise_key=None,
+        seed=lease.spec.seed,
+        attempt=lease.attempt,
+        device=device,
+        dtype="float32",
+        batch_size=None,
+        versions=versions(),
+    )

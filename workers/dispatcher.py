@@ -1,0 +1,208 @@
+"""The loop between the tables and the workers: `python -m workers.dispatcher`.
+
+Inspect what was uploaded, plan what was submitted, lease shards while workers are free, collect answers, keep leases alive, finish
+jobs. Everything it knows is in the tables; it can be killed at any step and another one goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import FrameType
+
+import structlog
+
+from certify.curves import report
+from certify.errors import AssayError, Problem
+from certify.facts import DatasetFacts, ModelFacts
+from storage import catalog, jobs, results, shards
+from storage.artifacts import Artifacts
+from storage.database import Database
+from storage.errors import LostLease
+from storage.records import InspectionLease, ShardLease
+from workers.executor import Answer, Executor, LocalExecutor, failure
+from workers.plan import plan_job
+from workers.sandbox import inspect
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Held:
+    """A shard this dispatcher holds: its next heartbeat, and whether it was told to stop."""
+
+    lease: ShardLease
+    next_beat: float
+    stopping: bool = False
+
+
+class Dispatcher:
+    """One of possibly many; leases and fencing keep them apart."""
+
+    def __init__(self, db: Database, artifacts: Artifacts, executor: Executor, settings: WorkerSettings) -> None:
+        self.db, self.executor, self.settings = db, executor, settings
+        self.fetch = functools.lru_cache(maxsize=4)(artifacts.get)
+        self._held: dict[str, _Held] = {}
+        self._inspector = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inspector")
+        self._inspection: tuple[InspectionLease, Future[ModelFacts | DatasetFacts]] | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; then give back what is unfinished."""
+        log.info("dispatcher started", action="start", worker=self.settings.worker_name, device=self.executor.device)
+        while not stop.is_set():
+            try:
+                self.step()
+            except Exception:
+                # The database or the cluster may come back; a loop that ends would leave every job waiting.
+                log.exception("step failed", action="step_failed")
+                stop.wait(2.0)
+        self._release()
+        log.info("dispatcher stopped", action="stop")
+
+    def step(self) -> None:
+        """One turn of the loop."""
+        self._inspect()
+        self._plan()
+        self._lease()
+        for answer in self.executor.answers(self.settings.poll_seconds):
+            self._collect(answer)
+        self._beat()
+        self._finalize()
+
+    def _inspect(self) -> None:
+        if self._inspection is None:
+            lease = catalog.lease_inspection(self.db, self.settings.worker_name, self.settings.inspect_seconds + 60)
+            if lease is not None:
+                self._inspection = lease, self._inspector.submit(self._look, lease)
+        elif self._inspection[1].done():
+            (lease, future), self._inspection = self._inspection, None
+            self._conclude(lease, future)
+
+    def _look(self, lease: InspectionLease) -> ModelFacts | DatasetFacts:
+        return inspect(lease, self.fetch(lease.blob), self.settings.inspect_seconds)
+
+    def _conclude(self, lease: InspectionLease, future: Future[ModelFacts | DatasetFacts]) -> None:
+        try:
+            catalog.finish_inspection(self.db, lease, future.result())
+            log.info("inspected", action="inspected", kind=lease.kind, id=lease.id)
+        except LostLease:
+            log.warning("inspection was taken over", action="inspection_lost", id=lease.id)
+        except AssayError as error:
+            catalog.reject(self.db, lease, error.problems)
+            log.info("rejected", action="rejected", kind=lease.kind, id=lease.id, reason=str(error))
+
+    def _plan(self) -> None:
+        waiting = jobs.next_unplanned(self.db)
+        if waiting is None:
+            return
+        job, dataset, model = waiting
+        assert model.facts is not None
+        assert dataset.facts is not None
+        plan, parts = plan_job(job.spec, model.facts, dataset.facts, self.executor.device)
+        if jobs.plan_job(self.db, job.id, plan, parts):
+            log.info("planned", action="planned", job=job.id, shards=len(parts))
+
+    def _lease(self) -> None:
+        while self.executor.free():
+            lease = shards.lease_shard(self.db, self.settings.worker_name, self.settings.lease_seconds)
+            if lease is None:
+                return
+            self._held[lease.id] = _Held(lease, time.monotonic())
+            jobs.set_condition(self.db, lease.job_id, "")
+            try:
+                self.executor.submit(lease, self.fetch)
+            except Exception as error:
+                self._collect(failure(lease, error))
+        running = {held.lease.job_id for held in self._held.values()}
+        for job_id in jobs.waiting_jobs(self.db):
+            if job_id not in running:
+                jobs.set_condition(self.db, job_id, self.executor.condition())
+
+    def _collect(self, answer: Answer) -> None:
+        lease = answer.lease
+        self._held.pop(lease.id, None)
+        try:
+            if answer.certificates is not None:
+                shards.finish_shard(self.db, lease, answer.certificates)
+            elif answer.cancelled:
+                shards.cancel_shard(self.db, lease)
+            else:
+                shards.fail_shard(self.db, lease, answer.problems, retry=answer.retry)
+            log.info("shard ended", action="shard_ended", job=lease.job_id, shard=lease.ix, attempt=lease.attempts, ok=not answer.problems)
+        except LostLease:
+            log.warning("answer came too late", action="lease_lost", job=lease.job_id, shard=lease.ix)
+
+    def _beat(self) -> None:
+        for held in list(self._held.values()):
+            if time.monotonic() < held.next_beat:
+                continue
+            held.next_beat = time.monotonic() + min(2.0, self.settings.lease_seconds / 3)
+            progress = self.executor.progress(held.lease.id)
+            done, samples = (progress.examples, progress.samples) if progress else (0, 0)
+            try:
+                status = shards.heartbeat(self.db, held.lease, self.settings.lease_seconds, examples_done=done, samples_done=samples)
+            except LostLease:
+                log.warning("lease lost", action="lease_lost", job=held.lease.job_id, shard=held.lease.ix)
+                status = None
+            if (status is None or status.cancel_requested) and not held.stopping:
+                held.stopping = True
+                self.executor.stop(held.lease.id)
+
+    def _finalize(self) -> None:
+        job = jobs.next_unfinalized(self.db)
+        if job is None:
+            return
+        try:
+            made = report(list(results.iter_certificates(self.db, job.tenant_id, job.id)))
+        except Exception as error:
+            problem = Problem(field="report", detail=f"could not be made: {type(error).__name__}: {error}", mend="see the dispatcher's log")
+            jobs.fail_job(self.db, job.id, [problem])
+            log.exception("report failed", action="report_failed", job=job.id)
+            return
+        jobs.finish_job(self.db, job.id, made)
+        log.info("job ended", action="job_ended", job=job.id)
+
+    def _release(self) -> None:
+        for held in self._held.values():
+            self.executor.stop(held.lease.id)
+            try:
+                shards.release_shard(self.db, held.lease)
+            except LostLease:
+                continue
+        self._inspector.shutdown(wait=False, cancel_futures=True)
+        self.executor.close()
+
+
+def make_executor(settings: WorkerSettings) -> Executor:
+    if settings.executor == "local":
+        return LocalExecutor()
+    from workers.ray_executor import RayExecutor
+
+    return RayExecutor(settings)
+
+
+def main() -> None:
+    """Run until SIGTERM or Ctrl-C."""
+    settings = WorkerSettings.load()
+    db = Database(settings.database_url)
+    db.migrate()
+    stop = threading.Event()
+
+    def _stop(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    executor = make_executor(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):  # Ray installs its own handlers
+        signal.signal(number, _stop)
+    Dispatcher(db, Artifacts(settings.artifacts), executor, settings).run(stop)
+
+
+if __name__ == "__main__":
+    main()

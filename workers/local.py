@@ -1,0 +1,191 @@
+"""Certification in one process, without service, Ray or database: `python -m workers.local certify ...`, behind `assay certify`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from certify import Examples, Model, certify
+from certify.certificate import Certificate, Provenance, Versions
+from certify.curves import accuracy_at
+from certify.errors import AssayError, InputError, Problem, SpecError
+from certify.exit_codes import Exit, Requirement, check_gates, exit_code
+from certify.facts import check
+from certify.rounding import show_radius, show_share
+from certify.run import Run, public_key
+from certify.spec import Spec, parse_spec
+from workers.datasets import dataset_facts, read_dataset
+from workers.facts import check_agreement, model_facts
+from workers.plan import plan_job
+from workers.versions import versions
+
+_SHOWN_RADII = 6
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return _certify(options)
+    except AssayError as error:
+        sys.stderr.write(f"assay: {error}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("assay: interrupted; nothing was written\n")
+    return Exit.ERROR
+
+
+def _certify(options: argparse.Namespace) -> int:
+    requirements = [Requirement.parse(text) for text in options.require]
+    spec = _spec(_read(options.spec, "spec"))
+    device = _device(options.device)
+    model_bytes, dataset_bytes = _read(options.model, "model"), _read(options.data, "data")
+    model = Model.from_onnx(model_bytes, _range(options.range))
+    dataset = read_dataset(dataset_bytes)
+    facts, found = model_facts(model), dataset_facts(dataset)
+    check(spec, facts, found, model.value_range)
+    check_agreement(model, model_bytes)
+    rows = spec.examples.indices(found.count)
+    plan, _ = plan_job(spec, facts, found, device)
+    run = Run(
+        plan=plan,
+        noise_key=public_key(spec),
+        provenance=_provenance(model, dataset_bytes, spec, device),
+        now=time.monotonic,
+        device=device,
+    )
+    examples = Examples(tuple(rows), dataset.x[list(rows)], dataset.y[list(rows)])
+    certificates = _write(Path(options.out), _reported(certify(model, examples, spec, run), len(rows) * len(spec.certifiers)))
+    _summary(spec, certificates)
+    gates = check_gates(requirements, certificates)
+    for gate in gates:
+        sys.stderr.write(f"{gate.sentence}\n")
+    code = exit_code(spec, certificates)
+    if requirements and code is not Exit.ERROR:
+        return Exit.DONE if all(gate.passed for gate in gates) else Exit.REFUTED
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"assay: {message}; see assay certify --help\n")
+        raise SystemExit(Exit.ERROR)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="assay")
+    commands = parser.add_subparsers(required=True, parser_class=_Parser)
+    command = commands.add_parser("certify", help="certify a model in this process, without the service")
+    command.add_argument("--model", required=True, metavar="M.onnx")
+    command.add_argument("--data", required=True, metavar="D.npz")
+    command.add_argument("--spec", required=True, metavar="spec.json")
+    command.add_argument("--out", required=True, metavar="results.jsonl")
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    command.add_argument("--range", metavar="LOW,HIGH", help="value range of the raw input, for example 0,1")
+    command.add_argument("--require", action="append", default=[], metavar="SHARE@RADIUS", help="a gate on certified accuracy")
+    return parser
+
+
+def _spec(data: bytes) -> Spec:
+    spec = parse_spec(data)
+    if spec.noise_key == "service":
+        raise SpecError.at("noise_key", "service keys exist only in the service", "remove it or write public-seed")
+    return spec.with_noise_key("public-seed")
+
+
+def _read(path: str, field: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(Problem(field=field, detail=f"cannot read {path}: {error.strerror}", mend="check the path")) from None
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(Problem(field="device", detail="no CUDA device is available", mend="use --device cpu or auto"))
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not -float("inf") < low < high < float("inf"):
+        raise InputError(Problem(field="range", detail=f"{text!r} is not LOW,HIGH", mend="write for example --range 0,1"))
+    return low, high
+
+
+def _provenance(model: Model, dataset: bytes, spec: Spec, device: str) -> Provenance:
+    found: Versions = versions()
+    return Provenance(
+        model=model.digest,
+        dataset=hashlib.sha256(dataset).hexdigest(),
+        spec=spec.digest(),
+        noise_key=None,
+        seed=spec.seed,
+        device=device,
+        dtype="float32",
+        batch_size=None,
+        versions=found,
+    )
+
+
+def _write(path: Path, certificates: Iterator[Certificate]) -> list[Certificate]:
+    """Every certificate as a line; the file appears whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    kept = []
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            for certificate in certificates:
+                kept.append(certificate)
+                file.write(certificate.line() + "\n")
+        draft.replace(path)
+    except OSError as error:
+        raise InputError(Problem(field="out", detail=f"cannot write {path}: {error.strerror}", mend="check the path")) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return kept
+
+
+def _reported(certificates: Iterator[Certificate], total: int) -> Iterator[Certificate]:
+    """Passes certificates on and says on stderr how fast they come and how long the rest will take."""
+    started = last = time.monotonic()
+    for done, certificate in enumerate(certificates, start=1):
+        yield certificate
+        now = time.monotonic()
+        if now - last >= 1.0 or done == total:
+            last, rate = now, done / max(now - started, 1e-9)
+            line = f"certified {done} of {total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left"
+            sys.stderr.write(f"\r{line:<70}" if sys.stderr.isatty() else f"{line}\n")
+            sys.stderr.flush()
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+
+
+def _summary(spec: Spec, certificates: Sequence[Certificate]) -> None:
+    for index, certifier in enumerate(spec.certifiers):
+        rows = [c for c in certificates if c.certifier == index]
+        correct = sum(c.correct for c in rows) / len(rows)
+        sys.stderr.write(
+            f"\n{certifier.kind} ({certifier.norm}), statement {rows[0].statement}: {len(rows)} examples, correct {show_share(correct)}\n"
+        )
+        for radius in _radii(rows):
+            sys.stderr.write(f"  certified accuracy at {show_radius(radius)}: {show_share(accuracy_at(rows, radius))}\n")
+
+
+def _radii(rows: Sequence[Certificate]) -> list[float]:
+    largest = max(c.radius for c in rows)
+    return [float(show_radius(largest * i / _SHOWN_RADII)) for i in range(_SHOWN_RADII)] if largest > 0 else [0.0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""A job -> its plan and shards: a pure function, so that the same job is always cut alike."""
+
+from __future__ import annotations
+
+import math
+
+from certify.facts import DatasetFacts, ModelFacts
+from certify.run import Plan
+from certify.sampling.batch import default_batch_size
+from certify.spec import CertifierSpec, SmoothingSpec, Spec
+from storage.records import ShardPlan
+
+# Work of one shard in the units of `spec.work`: a few seconds on a CPU core. Short enough that a lost one costs little.
+_SHARD_WORK = 2e9
+_LARGEST_SHARD = 64
+
+
+def plan_job(spec: Spec, model: ModelFacts, dataset: DatasetFacts, device: str) -> tuple[Plan, tuple[ShardPlan, ...]]:
+    """What is fixed for the job, and its shards: every (certifier, example) in exactly one.
+
+    Args:
+        spec: the job's spec.
+        model: facts of its model.
+        dataset: facts of its dataset.
+        device: kind of device that will run it, `cpu` or `cuda`.
+    """
+    examples = len(spec.examples.indices(dataset.count))
+    plan = Plan(family=spec.family(examples), batch_sizes=tuple(_batch_size(c, model, device) for c in spec.certifiers))
+    shards: list[ShardPlan] = []
+    for index, certifier in enumerate(spec.certifiers):
+        size = max(1, min(_LARGEST_SHARD, int(_SHARD_WORK // certifier.work(model.largest_tensor))))
+        for first in range(0, examples, size):
+            shards.append(ShardPlan(ix=len(shards), certifier=index, first=first, last=min(first + size, examples)))
+    return plan, tuple(shards)
+
+
+def _batch_size(certifier: CertifierSpec, model: ModelFacts, device: str) -> int:
+    if not isinstance(certifier, SmoothingSpec):
+        return 1
+    return certifier.batch_size or default_batch_size(math.prod(model.input_shape), model.largest_tensor, device)

@@ -1,0 +1,26 @@
+"""Settings of the workers, on top of those of storage."""
+
+from __future__ import annotations
+
+import socket
+from os import getpid
+from typing import Annotated
+
+from pydantic import Field
+
+from storage.settings import Settings
+
+
+class WorkerSettings(Settings):
+    """`ray_address` empty starts a local Ray; otherwise the address of a cluster, or `auto`."""
+
+    ray_address: str = ""
+    actors: Annotated[int, Field(ge=0)] = 0
+    lease_seconds: Annotated[float, Field(gt=0)] = 30.0
+    grace_seconds: Annotated[float, Field(ge=0)] = 5.0
+    inspect_seconds: Annotated[float, Field(gt=0)] = 180.0
+    poll_seconds: Annotated[float, Field(gt=0)] = 0.2
+
+    @property
+    def worker_name(self) -> str:
+        return f"{socket.gethostname()}/{getpid()}"
