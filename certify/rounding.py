@@ -45,5 +45,5 @@ def show_distance_upper(distance: float, digits: int = 4) -> str:
 
 
 def show_share(share: float, digits: int = 1) -> str:
-    """A certified accuracy as a percentage, cut toward zero."""
-    return f"{(Decimal(share) * 100).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR)} %"
+    """A certified accuracy as a percentage, cut toward zero; the share's shortest decimal is taken, so that 3 of 10 is 30.0 %."""
+    return f"{(Decimal(repr(share)) * 100).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR)} %"

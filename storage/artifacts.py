@@ -7,7 +7,7 @@ from pathlib import Path
 
 import obstore
 import sqlalchemy as sa
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, GenericError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from certify.errors import InputError, Problem
@@ -51,6 +51,13 @@ class Artifacts:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DamagedArtifact.at("blob", f"the stored content {sha256} is damaged", "upload it again after removing the damaged file")
         return data
+
+    def head(self, sha256: str, length: int = 64) -> bytes:
+        """The first bytes; empty when the content is empty or missing."""
+        try:
+            return bytes(obstore.get_range(self._store, _key(sha256), start=0, length=length))
+        except (FileNotFoundError, GenericError):
+            return self.get(sha256)[:length] if self.exists(sha256) else b""
 
     def exists(self, sha256: str) -> bool:
         try:

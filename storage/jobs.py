@@ -91,6 +91,13 @@ def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
         return _job(connection, _row(connection, tenant_id, job_id), now)
 
 
+def count_by_state(db: Database) -> dict[JobState, int]:
+    """How many jobs of all tenants are in each state, for metrics."""
+    with db.read() as connection:
+        counts: dict[str, int] = dict(connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).tuples())
+    return {state: int(counts.get(state, 0)) for state in JobState}
+
+
 def next_unplanned(db: Database) -> tuple[Job, Dataset, Model] | None:
     """The oldest job without a plan, with what the plan needs."""
     with db.read() as connection:

@@ -72,8 +72,8 @@ def load() -> types.SimpleNamespace:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """auto-LiRPA prints and changes the warning filters at import; neither may reach the user."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    # Recorded, not filtered: auto-LiRPA resets the filters while it is imported.
+    with warnings.catch_warnings(record=True), contextlib.redirect_stdout(io.StringIO()):
         yield
 
 

@@ -1,0 +1,52 @@
+"""The application: settings in, routes out. Starts in a second and computes nothing."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+
+from api import problems
+from api.routes import blobs, datasets, health, jobs, models, reports
+from storage.artifacts import Artifacts
+from storage.database import Database
+from storage.settings import Settings
+
+_DESCRIPTION = "Certified robustness as a service. Radii are in raw-input units and rounded down."
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for one set of settings; the environment's when none are given. The database is opened when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        conf = settings or Settings.load()
+        app.state.settings, app.state.db, app.state.artifacts = conf, Database(conf.database_url), Artifacts(conf.artifacts)
+        app.state.db.migrate()
+        yield
+        app.state.db.close()
+
+    app = FastAPI(
+        title="Assay",
+        version="0.1.0",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        responses={code: {"model": problems.ProblemDetails} for code in ("4XX", "5XX")},
+    )
+    problems.install(app)
+    for module in (blobs, models, datasets, jobs, reports, health):
+        app.include_router(module.router)
+
+    @app.middleware("http")
+    async def _name_request(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        request.state.request_id = f"req_{secrets.token_hex(8)}"
+        response = await call_next(request)
+        response.headers["X-Request-ID"] = request.state.request_id
+        return response
+
+    return app
+
+
+app = create_app()

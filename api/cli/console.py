@@ -1,0 +1,43 @@
+"""How the command line speaks: tables and sentences, errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from certify.errors import AssayError
+from certify.exit_codes import Exit
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Errors become one sentence on stderr and exit code 4."""
+    try:
+        yield
+    except AssayError as error:
+        err.print(f"assay: {error}", markup=False, highlight=False)
+        raise typer.Exit(Exit.ERROR) from None
+    except KeyboardInterrupt:
+        err.print("assay: interrupted")
+        raise typer.Exit(Exit.ERROR) from None
+
+
+def show_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    out.print(table)

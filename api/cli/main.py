@@ -1,0 +1,90 @@
+"""The command line `assay`. It parses and talks REST; what computes is a process it starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from api.cli import keys, remote
+from api.cli.console import sentences
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True, help="Certified robustness as a service.")
+app.add_typer(remote.model_app, name="model")
+app.add_typer(remote.dataset_app, name="dataset")
+app.add_typer(remote.job_app, name="job")
+app.add_typer(keys.app, name="key")
+app.command("report")(remote.report)
+
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"assay {metadata.version('assay')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Certified robustness as a service."""
+
+
+@app.command("certify", context_settings=_PASS_ON)
+def certify(context: typer.Context) -> None:
+    """Certify a model in one process: --model M.onnx --data D.npz --spec spec.json --out results.jsonl."""
+    _become("workers.local", "certify", *context.args)
+
+
+@app.command("up")
+def up(
+    home: Annotated[str | None, typer.Option(help="folder for the database and the files")] = None,
+    host: Annotated[str | None, typer.Option()] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None,
+) -> None:
+    """Run the whole service here: API and workers, SQLite and a local Ray."""
+    for name, value in (("ASSAY_HOME", home), ("ASSAY_HOST", host), ("ASSAY_PORT", port)):
+        if value is not None:
+            os.environ[name] = str(value)
+    from api.cli.up import run
+
+    with sentences():
+        raise typer.Exit(run())
+
+
+@app.command("api")
+def api() -> None:
+    """Run the API alone."""
+    from storage.settings import Settings
+
+    with sentences():
+        settings = Settings.load()
+    _become("uvicorn", "api.app:app", "--host", settings.host, "--port", str(settings.port), "--no-access-log")
+
+
+@app.command("worker")
+def worker() -> None:
+    """Run the dispatcher and its workers alone."""
+    _become("workers.dispatcher")
+
+
+def _become(module: str, *arguments: str) -> None:
+    """Run a module in a process of its own and exit with its code; Ctrl-C reaches both."""
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    while True:
+        try:
+            raise typer.Exit(process.wait())
+        except KeyboardInterrupt:
+            continue  # the child got it too and ends by itself
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Commands that talk to a service: models, datasets, jobs, reports."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from api.cli.console import err, out, sentences, show_json, show_table
+from api.sdk.client import Client, ServiceError
+from certify.certificate import Certificate
+from certify.errors import ModelRejected, Problem
+from certify.exit_codes import Exit, Requirement, check_gates, exit_code
+from certify.report import Report
+from certify.rounding import show_radius, show_share
+from certify.spec import parse_spec
+
+model_app = typer.Typer(no_args_is_help=True, help="Models: ONNX files by name and version.")
+dataset_app = typer.Typer(no_args_is_help=True, help="Datasets: .npz or .safetensors files by name and version.")
+job_app = typer.Typer(no_args_is_help=True, help="Jobs: one model, one dataset, one spec.")
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Require = Annotated[
+    list[str] | None, typer.Option("--require", metavar="SHARE@RADIUS", help="a gate on certified accuracy, such as 0.60@0.25")
+]
+_RADII = 7
+
+
+def client() -> Client:
+    key = os.environ.get("ASSAY_KEY", "")
+    if not key:
+        raise ServiceError.at("ASSAY_KEY", "is not set", "export the key that assay up printed, or make one with: assay key create")
+    return Client(os.environ.get("ASSAY_URL", "http://127.0.0.1:8000"), key)
+
+
+@model_app.command("add")
+def add_model(
+    file: Path,
+    name: Annotated[str, typer.Option()],
+    value_range: Annotated[str | None, typer.Option("--range", metavar="LOW,HIGH", help="range of raw input values")] = None,
+    as_json: Json = False,
+) -> None:
+    """Upload an ONNX file and wait until a worker has inspected it."""
+    with sentences(), client() as service:
+        added = service.add_model(name, file, _range(value_range))
+        _inspected(service, "models", added["id"], as_json)
+
+
+@dataset_app.command("add")
+def add_dataset(file: Path, name: Annotated[str, typer.Option()], as_json: Json = False) -> None:
+    """Upload a dataset and wait until a worker has inspected it."""
+    with sentences(), client() as service:
+        _inspected(service, "datasets", service.add_dataset(name, file)["id"], as_json)
+
+
+@model_app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """Models, newest first."""
+    _list("models", as_json)
+
+
+@dataset_app.command("list")
+def list_datasets(as_json: Json = False) -> None:
+    """Datasets, newest first."""
+    _list("datasets", as_json)
+
+
+@model_app.command("show")
+def show_model(model: str, as_json: Json = False) -> None:
+    """A model's facts, by id or name."""
+    with sentences(), client() as service:
+        _show_artifact(service.get(f"/v1/models/{_resolve(service, 'models', model)}"), as_json)
+
+
+@dataset_app.command("show")
+def show_dataset(dataset: str, as_json: Json = False) -> None:
+    """A dataset's facts, by id or name."""
+    with sentences(), client() as service:
+        _show_artifact(service.get(f"/v1/datasets/{_resolve(service, 'datasets', dataset)}"), as_json)
+
+
+@job_app.command("submit")
+def submit(
+    model: Annotated[str, typer.Option(help="id or name")],
+    dataset: Annotated[str, typer.Option(help="id or name")],
+    spec: Annotated[Path, typer.Option(help="JSON file")],
+    name: Annotated[str, typer.Option()] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="follow the job to its end")] = False,
+    require: Require = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a job."""
+    with sentences(), client() as service:
+        gates = [Requirement.parse(text) for text in require or ()]
+        wanted = _spec(spec)
+        job = service.submit(_resolve(service, "models", model), _resolve(service, "datasets", dataset), wanted, name)
+        if job["reused"]:
+            err.print(f"unchanged since {job['created_at']}: {job['id']} already answers this")
+        if watch:
+            raise typer.Exit(_watch(service, job["id"], gates))
+        show_json(job) if as_json else typer.echo(job["id"])
+
+
+@job_app.command("watch")
+def watch(job_id: str, require: Require = None) -> None:
+    """Follow a job to its end; the exit code says what became of it."""
+    with sentences(), client() as service:
+        raise typer.Exit(_watch(service, job_id, [Requirement.parse(text) for text in require or ()]))
+
+
+@job_app.command("list")
+def list_jobs(as_json: Json = False) -> None:
+    """Jobs, newest first."""
+    with sentences(), client() as service:
+        jobs = service.get("/v1/jobs", limit=100)["items"]
+        if as_json:
+            show_json(jobs)
+            return
+        rows = [
+            (j["id"], j["name"], j["state"], f"{j['progress']['certificates_done']}/{j['progress']['certificates_total']}", j["created_at"])
+            for j in jobs
+        ]
+        show_table(("id", "name", "state", "certificates", "created"), rows)
+
+
+@job_app.command("show")
+def show_job(job_id: str) -> None:
+    """Everything about a job."""
+    with sentences(), client() as service:
+        show_json(service.get(f"/v1/jobs/{job_id}"))
+
+
+@job_app.command("cancel")
+def cancel(job_id: str) -> None:
+    """Ask a job to stop; what is finished is kept."""
+    with sentences(), client() as service:
+        typer.echo(service.post(f"/v1/jobs/{job_id}/cancel")["state"])
+
+
+@job_app.command("results")
+def results(job_id: str, out_file: Annotated[Path | None, typer.Option("--out", help="write to a file")] = None) -> None:
+    """All certificates as JSON lines."""
+    with sentences(), client() as service:
+        lines = "".join(f"{line}\n" for line in service.results(job_id))
+        if out_file is None:
+            typer.echo(lines, nl=False)
+        else:
+            out_file.write_text(lines)
+
+
+def report(
+    job_id: str,
+    html: Annotated[Path | None, typer.Option(help="write the page to a file")] = None,
+    as_json: Json = False,
+) -> None:
+    """The certified-accuracy report of a job: a table, JSON, or one HTML page."""
+    with sentences(), client() as service:
+        found = service.get(f"/v1/jobs/{job_id}/report")
+        if html is not None:
+            html.write_text(service.report_html(job_id))
+            err.print(f"wrote {html}")
+        if as_json:
+            show_json(found)
+        else:
+            _show_report(Report.model_validate(found["report"]))
+
+
+def _inspected(service: Client, noun: str, artifact_id: str, as_json: bool) -> None:
+    with err.status("waiting for a worker to inspect it"):
+        found = service.inspected(noun, artifact_id)
+    if found["state"] == "rejected":
+        raise ModelRejected(*(Problem(**problem) for problem in found["rejection"]))
+    _show_artifact(found, as_json)
+
+
+def _show_artifact(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(found)
+        return
+    facts = found["facts"] or {}
+    rows = [("id", found["id"]), ("name", f"{found['name']} v{found['version']}"), ("state", found["state"]), ("sha256", found["blob"])]
+    rows += [(key, facts[key]) for key in ("input_shape", "classes", "parameters", "count", "low", "high") if key in facts]
+    for row in facts.get("support", ()):
+        method = " ".join(filter(None, (row["kind"], row["method"], row["norm"])))
+        rows.append((method, "yes" if row["supported"] else f"no: {row['reason']}"))
+    show_table(("", ""), rows)
+
+
+def _list(noun: str, as_json: bool) -> None:
+    with sentences(), client() as service:
+        items = service.get(f"/v1/{noun}", limit=100)["items"]
+        if as_json:
+            show_json(items)
+        else:
+            show_table(
+                ("id", "name", "version", "state", "created"),
+                [(i["id"], i["name"], i["version"], i["state"], i["created_at"]) for i in items],
+            )
+
+
+def _resolve(service: Client, noun: str, text: str) -> str:
+    """An id as it is; a name as its newest version."""
+    if text.startswith(("mdl_", "dat_")):
+        return text
+    items = service.get(f"/v1/{noun}", name=text, limit=1)["items"]
+    if not items:
+        raise ServiceError.at(noun[:-1], f"there is no {noun[:-1]} named {text!r}", f"list them with: assay {noun[:-1]} list")
+    return str(items[0]["id"])
+
+
+def _watch(service: Client, job_id: str, gates: list[Requirement]) -> int:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=False) as bar:
+        task = bar.add_task("certificates", total=None, pace="")
+
+        def tell(job: dict[str, Any]) -> None:
+            progress = job["progress"]
+            bar.update(
+                task,
+                total=progress["certificates_total"],
+                completed=progress["certificates_done"],
+                description=job["condition"] or job["state"],
+                pace=_pace(progress),
+            )
+
+        job = service.watch(job_id, tell)
+    return _ended(service, job, gates)
+
+
+def _pace(progress: dict[str, Any]) -> str:
+    if progress["rate"] is None:
+        return ""
+    left = "" if progress["eta_seconds"] is None else f", {progress['eta_seconds']:.0f} s left"
+    return f"{progress['rate']:.1f}/s{left}"
+
+
+def _ended(service: Client, job: dict[str, Any], gates: list[Requirement]) -> int:
+    for problem in job["error"]:
+        err.print(f"assay: {Problem(**problem).sentence()}", markup=False, highlight=False)
+    if job["state"] != "succeeded":
+        err.print(f"{job['id']} {job['state']}")
+        return Exit.ERROR
+    certificates = [Certificate.model_validate_json(line) for line in service.results(job["id"])]
+    _show_report(Report.model_validate(service.get(f"/v1/jobs/{job['id']}/report")["report"]))
+    typer.echo(job["id"])
+    code, checked = exit_code(parse_spec(job["spec"]), certificates), check_gates(gates, certificates)
+    for gate in checked:
+        err.print(gate.sentence, highlight=False)
+    if gates and code is not Exit.ERROR:
+        return Exit.DONE if all(gate.passed for gate in checked) else Exit.REFUTED
+    return code
+
+
+def _show_report(found: Report) -> None:
+    for certifier in found.certifiers:
+        setting = certifier.method or f"sigma {certifier.sigma:g}"
+        title = f"{certifier.kind} {setting}, {certifier.norm}, statement {certifier.statement}: {certifier.examples} examples"
+        reach = certifier.curve[-1].radius
+        radii = [float(show_radius(reach * i / (_RADII - 1))) for i in range(_RADII)] if reach > 0 else [0.0]
+        shares = [show_share(next(p for p in certifier.curve if p.radius >= radius).certified_accuracy) for radius in radii]
+        show_table(("radius", *(show_radius(radius) for radius in radii)), [("certified accuracy", *shares)], title)
+        out.print(
+            f"answered correctly {show_share(certifier.clean_accuracy)}; "
+            + ", ".join(f"{v}: {n}" for v, n in certifier.verdicts.items())
+            + "\n"
+        )
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ServiceError.at("spec", f"cannot read {path}: {error.strerror}", "check the path") from None
+    parse_spec(text)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ServiceError.at("range", f"{text!r} is not LOW,HIGH", "write for example --range 0,1") from None
+    return low, high

@@ -1,0 +1,103 @@
+"""Certified-accuracy curves as SVG, made here: no script, no network, prints as it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+from certify.report import CurvePoint
+from certify.rounding import show_radius
+
+WIDTH, HEIGHT = 680, 340
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 16, 46
+COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7e22ce", "#b91c1c", "#0f766e")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One certifier's curve; the label names its statement."""
+
+    label: str
+    points: Sequence[CurvePoint]
+
+
+def chart(series: Sequence[Series], norm: str) -> str:
+    """Certified accuracy over the radius as step curves with their 95 % bands, all in one norm."""
+    reach = max((point.radius for one in series for point in one.points), default=0.0)
+    scale = _Scale(_round_up(reach or 1.0))
+    body = [_grid(scale, norm)]
+    for index, one in enumerate(series):
+        colour = COLOURS[index % len(COLOURS)]
+        body += [_band(scale, one.points, colour), _steps(scale, one.points, colour)]
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="certified accuracy over {escape(norm)} radius"'
+        f' xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg>'
+    )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From radius and share to the page."""
+
+    reach: float
+
+    def x(self, radius: float) -> float:
+        return round(_LEFT + (WIDTH - _LEFT - _RIGHT) * min(radius / self.reach, 1.0), 2)
+
+    def y(self, share: float) -> float:
+        return round(_TOP + (HEIGHT - _TOP - _BOTTOM) * (1.0 - share), 2)
+
+
+def _grid(scale: _Scale, norm: str) -> str:
+    parts = []
+    for i in range(6):
+        share, y = i / 5, scale.y(i / 5)
+        parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}" class="grid"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{share * 100:.0f} %</text>')
+    for i in range(6):
+        radius = scale.reach * i / 5
+        parts.append(f'<text x="{scale.x(radius)}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{radius:.4g}</text>')
+    parts.append(
+        f'<text x="{(WIDTH + _LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle" class="axis">{escape(norm)} radius, raw-input units</text>'
+    )
+    middle = (HEIGHT - _BOTTOM + _TOP) / 2
+    parts.append(
+        f'<text transform="rotate(-90 14 {middle})" x="14" y="{middle}" text-anchor="middle" class="axis">certified accuracy</text>'
+    )
+    return "".join(parts)
+
+
+def _steps(scale: _Scale, points: Sequence[CurvePoint], colour: str) -> str:
+    """Each value holds from the radius before up to and including its own; after the last one the curve is zero."""
+    path = [f"M{scale.x(0)} {scale.y(points[0].certified_accuracy)}"]
+    for point in points[1:]:
+        path.append(f"V{scale.y(point.certified_accuracy)}H{scale.x(point.radius)}")
+    path.append(f"V{scale.y(0)}")
+    tips = "".join(
+        f'<circle cx="{scale.x(p.radius)}" cy="{scale.y(p.certified_accuracy)}" r="5" fill="transparent">'
+        f"<title>radius {show_radius(p.radius)}: {p.certified_accuracy:.1%}</title></circle>"
+        for p in points[1:]
+    )
+    return f'<path d="{"".join(path)}" fill="none" stroke="{colour}" stroke-width="2"/>{tips}'
+
+
+def _band(scale: _Scale, points: Sequence[CurvePoint], colour: str) -> str:
+    if len(points) < 2:
+        return ""
+    upper, lower = [f"M{scale.x(0)} {scale.y(points[1].high)}"], []
+    for before, point in pairwise(points):
+        upper.append(f"V{scale.y(point.high)}H{scale.x(point.radius)}")
+        lower.append(f"V{scale.y(point.low)}H{scale.x(before.radius)}")
+    return f'<path d="{"".join(upper)}{"".join(reversed(lower))}Z" fill="{colour}" opacity="0.13"/>'
+
+
+def _round_up(reach: float) -> float:
+    """The next number of the form 1, 2, 2.5, 5 times a power of ten."""
+    power = 1.0
+    while power > reach:
+        power /= 10
+    while power * 10 <= reach:
+        power *= 10
+    return next(power * step for step in (1.0, 2.0, 2.5, 5.0, 10.0) if power * step >= reach)

@@ -1,0 +1,84 @@
+"""Jobs: submitted, watched, cancelled, and their certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from api.paging import Cursor, Limit, page
+from api.schemas import JobOut, NewJob, PageOut
+from api.security import Conf, Db, TenantId
+from certify.certificate import Certificate
+from certify.errors import Problem, SpecError
+from certify.spec import Spec, parse_spec
+from storage import jobs, results
+from storage.records import JobState
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+NDJSON = "application/x-ndjson"
+
+
+@router.post("", status_code=202, responses={200: {"description": "an unchanged question: the job that already answers it"}})
+def create_job(body: NewJob, response: Response, db: Db, conf: Conf, tenant: TenantId) -> JobOut:
+    """Submit a job. The spec is checked against the model and the dataset before anything is queued."""
+    spec = _spec(body)
+    job, new = jobs.create_job(db, tenant, model_id=body.model, dataset_id=body.dataset, spec=spec, secret=conf.secret, name=body.name)
+    response.status_code = 202 if new else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Retry-After"] = "2"
+    return JobOut.of(job, reused=not new)
+
+
+@router.get("")
+def list_jobs(
+    request: Request, response: Response, db: Db, tenant: TenantId, limit: Limit = 20, cursor: Cursor = None, state: JobState | None = None
+) -> PageOut[JobOut]:
+    """Jobs, newest first."""
+    return page(jobs.list_jobs(db, tenant, limit=limit, cursor=cursor, state=state), JobOut.of, request, response)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: str, db: Db, tenant: TenantId) -> JobOut:
+    """A job with its progress, rate and what it waits for."""
+    return JobOut.of(jobs.get_job(db, tenant, job_id))
+
+
+@router.post("/{job_id}/cancel", status_code=202)
+def cancel_job(job_id: str, db: Db, tenant: TenantId) -> JobOut:
+    """Ask a job to stop. What is finished is kept; asking again changes nothing."""
+    return JobOut.of(jobs.request_cancel(db, tenant, job_id))
+
+
+@router.get("/{job_id}/results", response_model=PageOut[Certificate], responses={200: {"content": {NDJSON: {}}}})
+def get_results(
+    job_id: str,
+    request: Request,
+    response: Response,
+    db: Db,
+    tenant: TenantId,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    format: Annotated[str | None, Query(pattern="^(json|ndjson)$")] = None,
+) -> object:
+    """Certificates by certifier, then example: a page of JSON, or all of them as JSON lines."""
+    if format == "ndjson" or (format is None and NDJSON in request.headers.get("accept", "")):
+        jobs.get_job(db, tenant, job_id)  # a wrong id must be an error before the stream starts
+        return StreamingResponse(_lines(results.iter_lines(db, tenant, job_id)), media_type=NDJSON)
+    return page(results.list_certificates(db, tenant, job_id, limit=limit, cursor=cursor), lambda c: c, request, response)
+
+
+def _lines(documents: Iterator[str]) -> Iterator[str]:
+    for document in documents:
+        yield document + "\n"
+
+
+def _spec(body: NewJob) -> Spec:
+    try:
+        return parse_spec(body.spec)
+    except SpecError as error:
+        raise SpecError(
+            *(Problem(field=f"spec.{p.field}" if p.field else "spec", detail=p.detail, mend=p.mend) for p in error.problems)
+        ) from None

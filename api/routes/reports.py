@@ -1,0 +1,47 @@
+"""Certified-radius reports: as JSON, and as one page that stands alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+
+from api.pages.render import render_report
+from api.schemas import JobOut
+from api.security import Db, TenantId
+from certify.report import Report
+from storage import catalog, jobs
+from storage.errors import Conflict
+
+router = APIRouter(prefix="/v1/jobs", tags=["reports"])
+
+
+class ReportOut(BaseModel):
+    """The report of a job that has ended; `partial` when it failed or was cancelled before every example was answered."""
+
+    job: JobOut
+    partial: bool
+    report: Report
+
+
+@router.get("/{job_id}/report", response_model=ReportOut, responses={200: {"content": {"text/html": {}}}})
+def get_report(
+    job_id: str,
+    request: Request,
+    db: Db,
+    tenant: TenantId,
+    format: Annotated[str | None, Query(pattern="^(json|html)$")] = None,
+) -> object:
+    """The report, as JSON or, when the client prefers it, as HTML."""
+    job = jobs.get_job(db, tenant, job_id)
+    if job.report is None:
+        why = "has ended without a report" if job.state.ended else f"is {job.state}; its report is made when it ends"
+        raise Conflict.at("job", f"{job.id} {why}", "see /results for the certificates so far")
+    accept = request.headers.get("accept", "")
+    if format == "html" or (format is None and accept.startswith("text/html")):
+        model, dataset = catalog.get_model(db, tenant, job.model_id), catalog.get_dataset(db, tenant, job.dataset_id)
+        return HTMLResponse(render_report(job, job.report, model, dataset))
+    complete = job.progress.certificates_done == job.progress.certificates_total
+    return ReportOut(job=JobOut.of(job), partial=not complete, report=job.report)

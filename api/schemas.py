@@ -1,0 +1,142 @@
+"""What goes over the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from certify.errors import Problem
+from certify.facts import DatasetFacts, ModelFacts
+from certify.run import Plan
+from storage import records
+
+T = TypeVar("T")
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$", examples=["digits-cnn"])]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the uploaded bytes, in hex")]
+
+
+class In(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Out(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class NewModel(In):
+    name: Name
+    blob: Digest
+    range: tuple[float, float] | None = Field(default=None, description="declared range of raw input values, [low, high]")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NewModel:
+        if self.range is not None and not (-1e30 < self.range[0] < self.range[1] < 1e30):
+            raise ValueError("range must be [low, high] with low < high, both finite")
+        return self
+
+
+class NewDataset(In):
+    name: Name
+    blob: Digest
+
+
+class NewJob(In):
+    model: str
+    dataset: str
+    spec: dict[str, Any] = Field(
+        description="see Spec in docs/design.md", examples=[{"certifiers": [{"kind": "smoothing", "sigma": 0.25}]}]
+    )
+    name: Annotated[str, Field(max_length=200)] = ""
+
+
+class ProblemOut(Out):
+    field: str
+    detail: str
+    mend: str
+
+    @classmethod
+    def of(cls, problems: tuple[Problem, ...]) -> list[ProblemOut]:
+        return [cls(field=p.field, detail=p.detail, mend=p.mend) for p in problems]
+
+
+class ModelOut(Out):
+    id: str
+    name: str
+    version: int
+    blob: str
+    size: int
+    range: tuple[float, float] | None
+    state: records.ArtifactState
+    facts: ModelFacts | None
+    rejection: list[ProblemOut]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, model: records.Model) -> ModelOut:
+        return cls.model_validate({**vars(model), "range": model.value_range, "rejection": ProblemOut.of(model.rejection)})
+
+
+class DatasetOut(Out):
+    id: str
+    name: str
+    version: int
+    blob: str
+    size: int
+    state: records.ArtifactState
+    facts: DatasetFacts | None
+    rejection: list[ProblemOut]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, dataset: records.Dataset) -> DatasetOut:
+        return cls.model_validate({**vars(dataset), "rejection": ProblemOut.of(dataset.rejection)})
+
+
+class ProgressOut(Out):
+    certificates_total: int
+    certificates_done: int
+    shards_total: int
+    shards_done: int
+    samples_done: int
+    rate: float | None
+    eta_seconds: float | None
+
+
+class JobOut(Out):
+    id: str
+    name: str
+    model: str
+    dataset: str
+    model_digest: str
+    dataset_digest: str
+    spec: dict[str, Any]
+    spec_digest: str
+    attempt: int
+    noise_commitment: str | None
+    noise_key: str | None
+    state: records.JobState
+    plan: Plan | None
+    progress: ProgressOut
+    condition: str
+    error: list[ProblemOut]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    reused: bool = Field(default=False, description="true when an unchanged question returned the job that already answers it")
+
+    @classmethod
+    def of(cls, job: records.Job, *, reused: bool = False) -> JobOut:
+        values = {**vars(job), "model": job.model_id, "dataset": job.dataset_id, "spec": job.spec.model_dump(mode="json")}
+        return cls.model_validate({**values, "error": ProblemOut.of(job.error), "reused": reused})
+
+
+class PageOut(BaseModel, Generic[T]):
+    items: list[T]
+    next_cursor: str | None
+
+
+class BlobOut(BaseModel):
+    sha256: str
+    size: int
