@@ -6,8 +6,11 @@ default group, which is what CUDA wants. A dead actor is replaced by a new one, 
 
 from __future__ import annotations
 
+# isort: off
+import workers.ray_environment  # noqa: F401  (before ray, which reads the environment once)
+# isort: on
+
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -149,8 +152,6 @@ class RayExecutor:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _connect(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if self._settings.ray_address:
             ray.init(address=self._settings.ray_address, log_to_driver=False, configure_logging=False)
         else:
@@ -161,9 +162,7 @@ class RayExecutor:
         self._slots = [_Slot(self._actor()) for _ in range(count)]
 
     def _start(self) -> None:
-        # A token of this process alone and a folder of its own: no other user of the machine can join, nothing stays behind.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # A folder of its own: users of one machine do not meet in it, and nothing stays behind.
         self._folder = tempfile.mkdtemp(prefix="assay-ray-")
         ray.init(
             include_dashboard=False,

@@ -1,0 +1,13 @@
+"""Ray reads its environment once, when it is imported: import this first.
+
+A token of this process alone means that no other user of the machine can join the embedded cluster.
+"""
+
+import os
+import secrets
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if not os.environ.get("ASSAY_RAY_ADDRESS"):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
