@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import signal
-import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
@@ -51,16 +51,16 @@ class Dispatcher:
         self._inspector = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inspector")
         self._inspection: tuple[InspectionLease, Future[ModelFacts | DatasetFacts]] | None = None
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; then give back what is unfinished."""
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Work until `stopping` answers true; then give back what is unfinished."""
         log.info("dispatcher started", action="start", worker=self.settings.worker_name, device=self.executor.device)
-        while not stop.is_set():
+        while not stopping():
             try:
                 self.step()
             except Exception:
                 # The database or the cluster may come back; a loop that ends would leave every job waiting.
                 log.exception("step failed", action="step_failed")
-                stop.wait(2.0)
+                time.sleep(2.0)
         self._release()
         log.info("dispatcher stopped", action="stop")
 
@@ -191,17 +191,18 @@ def main() -> None:
     settings = WorkerSettings.load()
     db = Database(settings.database_url)
     db.migrate()
-    stop = threading.Event()
+    # A list, not an Event: two signals close together would deadlock on the Event's lock.
+    signals: list[int] = []
 
-    def _stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
+    def _stop(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     executor = make_executor(settings)
     for number in (signal.SIGTERM, signal.SIGINT):  # Ray installs its own handlers
         signal.signal(number, _stop)
-    Dispatcher(db, Artifacts(settings.artifacts), executor, settings).run(stop)
+    Dispatcher(db, Artifacts(settings.artifacts), executor, settings).run(lambda: bool(signals))
 
 
 if __name__ == "__main__":

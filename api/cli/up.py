@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from types import FrameType
 
@@ -25,17 +24,18 @@ def run() -> int:
     """Run until Ctrl-C, SIGTERM or the death of a child."""
     settings = Settings.load()
     _first_key(settings)
-    stop = threading.Event()
+    # A list, not an Event: two signals close together would deadlock on the Event's lock.
+    signals: list[int] = []
 
-    def _stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
+    def _stop(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     uvicorn = ["uvicorn", "api.app:app", "--host", settings.host, "--port", str(settings.port), "--no-access-log", "--log-level", "warning"]
     children = {"api": _start(*uvicorn), "dispatcher": _start("workers.dispatcher")}
     try:
-        return _supervise(children, stop, f"http://{settings.host}:{settings.port}")
+        return _supervise(children, signals, f"http://{settings.host}:{settings.port}")
     finally:
         _end(children)
 
@@ -56,9 +56,10 @@ def _start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", module, *arguments], start_new_session=True)
 
 
-def _supervise(children: dict[str, subprocess.Popen[bytes]], stop: threading.Event, url: str) -> int:
+def _supervise(children: dict[str, subprocess.Popen[bytes]], signals: list[int], url: str) -> int:
     ready = False
-    while not stop.wait(0.2):
+    while not signals:
+        time.sleep(0.2)
         for name, child in children.items():
             if child.poll() is not None:
                 err.print(f"assay: the {name} ended with code {child.returncode}; stopping")
