@@ -11,7 +11,7 @@ from obstore.exceptions import AlreadyExistsError, GenericError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from certify.errors import InputError, Problem
-from storage.database import Database
+from storage.database import Database, insert_once
 from storage.errors import DamagedArtifact, NotFound
 from storage.tables import blobs
 
@@ -23,7 +23,7 @@ class Artifacts:
         self._store: ObjectStore = from_url(place) if "://" in place else LocalStore(Path(place), mkdir=True)
 
     def put_file(self, path: Path, sha256: str) -> None:
-        """Keep the bytes of a file under their digest; a second time changes nothing.
+        """Keep the bytes of a file under their digest; a second time changes nothing, except that damaged content is replaced.
 
         Raises:
             InputError: the bytes have another digest.
@@ -35,7 +35,8 @@ class Artifacts:
         try:
             obstore.put(self._store, _key(sha256), path, mode="create")
         except AlreadyExistsError:
-            return
+            if not self._sound(sha256):
+                obstore.put(self._store, _key(sha256), path)
 
     def get(self, sha256: str) -> bytes:
         """The bytes.
@@ -49,7 +50,7 @@ class Artifacts:
         except FileNotFoundError:
             raise NotFound.at("blob", f"the store has no content {sha256}", "upload it again") from None
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise DamagedArtifact.at("blob", f"the stored content {sha256} is damaged", "upload it again after removing the damaged file")
+            raise DamagedArtifact.at("blob", f"the stored content {sha256} is damaged", "upload it again")
         return data
 
     def head(self, sha256: str, length: int = 64) -> bytes:
@@ -66,15 +67,18 @@ class Artifacts:
             return False
         return True
 
+    def _sound(self, sha256: str) -> bool:
+        actual = hashlib.sha256()
+        for chunk in obstore.get(self._store, _key(sha256)).stream():
+            actual.update(chunk)
+        return actual.hexdigest() == sha256
+
 
 def record_blob(db: Database, tenant_id: str, sha256: str, size: int) -> bool:
     """Note that a tenant may use a blob; true when that is new."""
     with db.begin() as connection:
-        mine = (blobs.c.tenant_id == tenant_id) & (blobs.c.sha256 == sha256)
-        if connection.execute(sa.select(blobs.c.size).where(mine)).first() is not None:
-            return False
-        connection.execute(sa.insert(blobs).values(tenant_id=tenant_id, sha256=sha256, size=size, created_at=db.now(connection)))
-        return True
+        values = {"tenant_id": tenant_id, "sha256": sha256, "size": size, "created_at": db.now(connection)}
+        return insert_once(connection, blobs, values)
 
 
 def blob_size(db: Database, tenant_id: str, sha256: str) -> int | None:

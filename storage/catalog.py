@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from certify.errors import Problem
 from certify.facts import DatasetFacts, ModelFacts
 from storage import cursors
-from storage.database import Database, locked
+from storage.database import Database, held, locked
 from storage.errors import LostLease, NotFound
 from storage.ids import Prefix, new_id
 from storage.records import ArtifactState, Dataset, InspectionLease, Model, Page
@@ -99,7 +99,7 @@ def _end_inspection(db: Database, lease: InspectionLease, values: dict[str, Any]
 def _register(db: Database, table: sa.Table, tenant_id: str, name: str, blob: str, value_range: str, prefix: Prefix) -> Any:
     with db.begin() as connection:
         # One registration of a tenant at a time, so that versions count up without gaps.
-        connection.execute(sa.select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update())
+        connection.execute(held(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)))
         mine = (blobs.c.tenant_id == tenant_id) & (blobs.c.sha256 == blob)
         size = connection.execute(sa.select(blobs.c.size).where(mine)).scalar_one_or_none()
         if size is None:
@@ -136,11 +136,11 @@ def _get(db: Database, table: sa.Table, tenant_id: str, row_id: str, noun: str) 
 
 
 def _list(db: Database, table: sa.Table, tenant_id: str, limit: int, cursor: str | None, name: str | None) -> tuple[list[Any], str | None]:
-    query = sa.select(table).where(table.c.tenant_id == tenant_id).order_by(table.c.id.desc()).limit(limit + 1)
+    query = sa.select(table).where(table.c.tenant_id == tenant_id).order_by(table.c.id.desc()).limit(cursors.checked(limit) + 1)
     if name is not None:
         query = query.where(table.c.name == name)
     if cursor is not None:
-        query = query.where(table.c.id < cursors.decode(cursor, 1)[0])
+        query = query.where(table.c.id < cursors.decode(cursor, str)[0])
     with db.read() as connection:
         rows = list(connection.execute(query).mappings())
     return rows[:limit], cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None

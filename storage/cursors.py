@@ -8,21 +8,34 @@ from typing import Any
 
 from certify.errors import InputError, Problem
 
+_LARGEST_PAGE = 1000
+
 
 def encode(*key: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
 
 
-def decode(cursor: str, length: int) -> tuple[Any, ...]:
-    """The key of the last row seen.
+def checked(limit: int) -> int:
+    """The limit of a page.
 
     Raises:
-        InputError: not a cursor that this service gave out.
+        InputError: not 1 to 1000.
+    """
+    if not 1 <= limit <= _LARGEST_PAGE:
+        raise InputError(Problem(field="limit", detail=f"is {limit}", mend=f"use 1 to {_LARGEST_PAGE}"))
+    return limit
+
+
+def decode(cursor: str, *kinds: type) -> tuple[Any, ...]:
+    """The key of the last row seen, one part of each kind.
+
+    Raises:
+        InputError: not a cursor that this list gave out.
     """
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         key = None
-    if not isinstance(key, list) or len(key) != length or not all(isinstance(part, (str, int)) for part in key):
+    if not isinstance(key, list) or [type(part) for part in key] != list(kinds) or any(type(n) is int and abs(n) >= 2**31 for n in key):
         raise InputError(Problem(field="cursor", detail="is not a cursor of this list", mend="use next_cursor of the page before"))
     return tuple(key)

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.dialects import postgresql, sqlite
 
 # Any constant: it names the lock under which migrations run.
 _MIGRATION_LOCK = 0x4153534159
@@ -70,9 +71,25 @@ def migrations(connection: sa.Connection) -> Config:
     return config
 
 
-def locked(statement: sa.Select[Any]) -> sa.Select[Any]:
+def locked(statement: sa.Select[Any], of: sa.Table | None = None) -> sa.Select[Any]:
     """Rows nobody else is taking. SQLite has no row locks and needs none: its writers are alone (BEGIN IMMEDIATE)."""
-    return statement.with_for_update(skip_locked=True)
+    return statement.with_for_update(skip_locked=True, key_share=True, of=of)
+
+
+def held(statement: sa.Select[Any]) -> sa.Select[Any]:
+    """Rows held until the transaction ends; waits for whoever has them.
+
+    FOR NO KEY UPDATE: a foreign key check of another transaction holds KEY SHARE on the same row, and two that both did and then
+    asked for plain FOR UPDATE would wait for each other for ever.
+    """
+    return statement.with_for_update(key_share=True)
+
+
+def insert_once(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> bool:
+    """Insert a row unless its key is taken, also by a transaction that runs at the same time; true when it was inserted."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    new = dialect.insert(table).values(values).on_conflict_do_nothing().returning(sa.literal(1))
+    return connection.execute(new).first() is not None
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

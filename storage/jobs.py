@@ -15,7 +15,7 @@ from certify.run import Plan, commitment, public_key, service_key
 from certify.spec import Spec, parse_spec
 from storage import cursors
 from storage.catalog import dump_problems, get_dataset, get_model, load_problems, range_text
-from storage.database import Database
+from storage.database import Database, held
 from storage.errors import Conflict, NotFound
 from storage.ids import new_id
 from storage.records import ArtifactState, Dataset, Job, JobState, Model, Page, Progress, ShardPlan, ShardState
@@ -43,16 +43,18 @@ def create_job(
     _check_ready(model, dataset, spec)
     with db.begin() as connection:
         # One submission of a tenant at a time: the question is looked up and asked in one step.
-        connection.execute(sa.select(tenants.c.id).where(tenants.c.id == tenant_id).with_for_update())
+        connection.execute(held(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)))
         pair = (jobs.c.tenant_id == tenant_id) & (jobs.c.model_digest == model.blob) & (jobs.c.dataset_digest == dataset.blob)
-        pair &= jobs.c.value_range == range_text(model.value_range)
+        # The declared range is free to choose and not part of the noise key: a new range must not hide an attempt or restart the count.
         same = pair & (jobs.c.spec_digest == spec.digest())
         known = connection.execute(sa.select(jobs).where(same).order_by(jobs.c.id.desc())).mappings().all()
         for row in known:
-            if row["state"] not in _DEAD:
+            if row["state"] not in _DEAD and row["value_range"] == range_text(model.value_range):
                 return _job(connection, row, db.now(connection)), False
         newest = connection.execute(sa.select(sa.func.max(jobs.c.attempt)).where(pair)).scalar() or 0
         values = _values(tenant_id, model, dataset, spec, secret, known[0]["attempt"] if known else newest + 1)
+        if known:  # the dice that lie there, even if the server's secret has changed since
+            values |= {"noise_key": known[0]["noise_key"], "noise_commitment": known[0]["noise_commitment"]}
         values |= {"name": name, "created_at": db.now(connection)}
         connection.execute(sa.insert(jobs).values(values))
         row = connection.execute(sa.select(jobs).where(jobs.c.id == values["id"])).mappings().one()
@@ -66,11 +68,11 @@ def get_job(db: Database, tenant_id: str, job_id: str) -> Job:
 
 def list_jobs(db: Database, tenant_id: str, *, limit: int, cursor: str | None = None, state: JobState | None = None) -> Page[Job]:
     """Newest first."""
-    query = sa.select(jobs).where(jobs.c.tenant_id == tenant_id).order_by(jobs.c.id.desc()).limit(limit + 1)
+    query = sa.select(jobs).where(jobs.c.tenant_id == tenant_id).order_by(jobs.c.id.desc()).limit(cursors.checked(limit) + 1)
     if state is not None:
         query = query.where(jobs.c.state == state)
     if cursor is not None:
-        query = query.where(jobs.c.id < cursors.decode(cursor, 1)[0])
+        query = query.where(jobs.c.id < cursors.decode(cursor, str)[0])
     with db.read() as connection:
         now = db.now(connection)
         rows = list(connection.execute(query).mappings())
@@ -138,8 +140,10 @@ def plan_job(db: Database, job_id: str, plan: Plan, parts: Sequence[ShardPlan]) 
 
 
 def fail_job(db: Database, job_id: str, problems: Sequence[Problem]) -> None:
-    """End a job that could not even be planned."""
+    """End a job at once, whatever its shards do: workers that still hold one lose their lease."""
     with db.begin() as connection:
+        going = (shards.c.job_id == job_id) & shards.c.state.in_((ShardState.QUEUED, ShardState.LEASED))
+        connection.execute(sa.update(shards).where(going).values(state=ShardState.CANCELLED, lease_until=None))
         open_job = (jobs.c.id == job_id) & jobs.c.state.not_in(_ENDED)
         values = {"state": JobState.FAILED, "error": dump_problems(problems), "finished_at": db.now(connection), "condition": ""}
         connection.execute(sa.update(jobs).where(open_job).values(**values))
@@ -158,10 +162,17 @@ def waiting_jobs(db: Database) -> tuple[str, ...]:
 
 
 def next_unfinalized(db: Database) -> Job | None:
-    """The oldest job whose shards have all ended but that has no report yet."""
+    """The oldest job whose shards have all ended but that has no report yet.
+
+    When a job is to be cancelled, shards that wait or whose worker went silent end here, so that it ends without any worker.
+    """
     leased = sa.select(shards.c.job_id).where(shards.c.state.in_((ShardState.LEASED, ShardState.QUEUED)))
     ready = jobs.c.state.in_((JobState.FINALIZING, JobState.CANCELLING)) & jobs.c.id.not_in(leased)
-    with db.read() as connection:
+    with db.begin() as connection:
+        cancelling = shards.c.job_id.in_(sa.select(jobs.c.id).where(jobs.c.state == JobState.CANCELLING))
+        silent = (shards.c.state == ShardState.LEASED) & (shards.c.lease_until < db.now(connection))
+        idle = cancelling & (silent | (shards.c.state == ShardState.QUEUED))
+        connection.execute(sa.update(shards).where(idle).values(state=ShardState.CANCELLED, lease_until=None))
         row = connection.execute(sa.select(jobs).where(ready).order_by(jobs.c.id).limit(1)).mappings().first()
         return _job(connection, row, db.now(connection)) if row else None
 
@@ -169,7 +180,7 @@ def next_unfinalized(db: Database) -> Job | None:
 def finish_job(db: Database, job_id: str, report: Report) -> None:
     """Store the report and end the job by what became of its shards; a second call changes nothing."""
     with db.begin() as connection:
-        row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().one()
+        row = connection.execute(held(sa.select(jobs).where(jobs.c.id == job_id))).mappings().one()
         if row["state"] not in (JobState.FINALIZING, JobState.CANCELLING):
             return
         states = set(connection.execute(sa.select(shards.c.state).where(shards.c.job_id == job_id)).scalars())
@@ -214,7 +225,7 @@ def _values(tenant_id: str, model: Model, dataset: Dataset, spec: Spec, secret: 
 
 def _row(connection: sa.Connection, tenant_id: str, job_id: str, *, lock: bool = False) -> Any:
     query = sa.select(jobs).where((jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id))
-    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    row = connection.execute(held(query) if lock else query).mappings().first()
     if row is None:
         raise NotFound.at("job", f"there is no job {job_id}", "list them with GET /v1/jobs")
     return row

@@ -13,6 +13,7 @@ from storage.errors import NotFound
 from storage.records import Page
 from storage.tables import certificates, jobs
 
+_AT_ONCE = 500
 _COLUMNS = (
     "certifier",
     "example",
@@ -43,10 +44,9 @@ def insert(connection: sa.Connection, tenant_id: str, job_id: str, rows: Sequenc
 
 def list_certificates(db: Database, tenant_id: str, job_id: str, *, limit: int, cursor: str | None = None) -> Page[Certificate]:
     """Certificates of a job by certifier, then example."""
-    query = _query(tenant_id, job_id).limit(limit + 1)
+    query = _query(tenant_id, job_id).limit(cursors.checked(limit) + 1)
     if cursor is not None:
-        certifier, example = (int(part) for part in cursors.decode(cursor, 2))
-        query = query.where(sa.tuple_(certificates.c.certifier, certificates.c.example) > sa.tuple_(certifier, example))
+        query = query.where(_behind(*cursors.decode(cursor, int, int)))
     with db.read() as connection:
         _check_job(connection, tenant_id, job_id)
         rows = connection.execute(query).all()
@@ -55,16 +55,35 @@ def list_certificates(db: Database, tenant_id: str, job_id: str, *, limit: int, 
 
 
 def iter_lines(db: Database, tenant_id: str, job_id: str) -> Iterator[str]:
-    """The certificates as stored JSON lines, streamed, by certifier, then example."""
+    """The certificates as stored JSON lines, streamed, by certifier, then example. No transaction stays open between two lines.
+
+    Raises:
+        NotFound: at once, not with the first line.
+    """
     with db.read() as connection:
         _check_job(connection, tenant_id, job_id)
-        for row in connection.execution_options(yield_per=500).execute(_query(tenant_id, job_id)):
+    return _lines(db, _query(tenant_id, job_id).limit(_AT_ONCE))
+
+
+def _lines(db: Database, query: sa.Select[tuple[int, int, str]]) -> Iterator[str]:
+    last = (-1, -1)
+    while True:
+        with db.read() as connection:
+            rows = connection.execute(query.where(_behind(*last))).all()
+        for row in rows:
             yield row.document
+        if len(rows) < _AT_ONCE:
+            return
+        last = (rows[-1].certifier, rows[-1].example)
 
 
 def iter_certificates(db: Database, tenant_id: str, job_id: str) -> Iterator[Certificate]:
-    for line in iter_lines(db, tenant_id, job_id):
-        yield Certificate.model_validate_json(line)
+    """The same as `iter_lines`, read."""
+    return map(Certificate.model_validate_json, iter_lines(db, tenant_id, job_id))
+
+
+def _behind(certifier: int, example: int) -> sa.ColumnElement[bool]:
+    return sa.tuple_(certificates.c.certifier, certificates.c.example) > sa.tuple_(certifier, example)
 
 
 def _query(tenant_id: str, job_id: str) -> sa.Select[tuple[int, int, str]]:

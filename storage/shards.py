@@ -10,14 +10,15 @@ import sqlalchemy as sa
 
 from certify.certificate import Certificate
 from certify.errors import Problem
+from certify.facts import DatasetFacts
 from certify.run import Plan
 from certify.spec import parse_spec
 from storage.catalog import dump_problems, read_range
-from storage.database import Database, locked
+from storage.database import Database, held, locked
 from storage.errors import LostLease
 from storage.records import JobState, LeaseStatus, ShardLease, ShardState
 from storage.results import insert
-from storage.tables import jobs, shards
+from storage.tables import datasets, jobs, shards
 
 MAX_ATTEMPTS = 3
 _BACKOFF = timedelta(seconds=2)
@@ -74,8 +75,10 @@ def finish_shard(db: Database, lease: ShardLease, certificates: Sequence[Certifi
 
     Raises:
         LostLease: another worker holds the shard; nothing was stored.
+        ValueError: the certificates are not exactly those of the shard; nothing was stored.
     """
     with db.begin() as connection:
+        _check_complete(connection, lease, certificates)
         _mine(connection, lease, state=ShardState.DONE, lease_until=None)
         insert(connection, lease.tenant_id, lease.job_id, certificates)
         _after(connection, lease.job_id)
@@ -114,20 +117,30 @@ def _free(connection: sa.Connection, db: Database) -> dict[str, Any] | None:
     now = db.now(connection)
     waiting = (shards.c.state == ShardState.QUEUED) & (shards.c.not_before <= now)
     silent = (shards.c.state == ShardState.LEASED) & (shards.c.lease_until < now)
-    query = sa.select(shards).where(waiting | silent).order_by(shards.c.job_id, shards.c.ix).limit(1)
-    row = connection.execute(locked(query)).mappings().first()
+    wanted = (jobs.c.id == shards.c.job_id) & (jobs.c.state == JobState.RUNNING)
+    query = sa.select(shards).join(jobs, wanted).where(waiting | silent).order_by(shards.c.job_id, shards.c.ix).limit(1)
+    row = connection.execute(locked(query, of=shards)).mappings().first()
     return dict(row) if row else None
 
 
 def _mine(connection: sa.Connection, lease: ShardLease, **values: Any) -> None:
-    held = (shards.c.id == lease.id) & (shards.c.epoch == lease.epoch) & (shards.c.state == ShardState.LEASED)
-    if connection.execute(sa.update(shards).where(held).values(**values)).rowcount != 1:
+    own = (shards.c.id == lease.id) & (shards.c.epoch == lease.epoch) & (shards.c.state == ShardState.LEASED)
+    if connection.execute(sa.update(shards).where(own).values(**values)).rowcount != 1:
         raise LostLease
+
+
+def _check_complete(connection: sa.Connection, lease: ShardLease, certificates: Sequence[Certificate]) -> None:
+    # A job that says `succeeded` over missing or foreign rows would be a false report, whatever the worker did to cause it.
+    dataset = sa.select(datasets.c.facts).join(jobs, jobs.c.dataset_id == datasets.c.id).where(jobs.c.id == lease.job_id)
+    count = DatasetFacts.model_validate_json(connection.execute(dataset).scalar_one()).count
+    due = [(lease.certifier, example) for example in lease.spec.examples.indices(count)[lease.first : lease.last]]
+    if sorted((row.certifier, row.example) for row in certificates) != due:
+        raise ValueError(f"shard {lease.id} needs the certificates of its {len(due)} examples, each once; got {len(certificates)}")
 
 
 def _after(connection: sa.Connection, job_id: str, *problems: Problem) -> None:
     """What a change of a shard means for its job: errors are kept, and the last shard hands the job on to the report."""
-    job = connection.execute(sa.select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().one()
+    job = connection.execute(held(sa.select(jobs).where(jobs.c.id == job_id))).mappings().one()
     in_job = shards.c.job_id == job_id
     if job["state"] == JobState.CANCELLING:
         connection.execute(sa.update(shards).where(in_job & (shards.c.state == ShardState.QUEUED)).values(state=ShardState.CANCELLED))

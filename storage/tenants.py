@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from storage.database import Database
+from storage.database import Database, insert_once
 from storage.errors import NotFound
 from storage.ids import new_id
 from storage.records import ApiKey, Tenant
@@ -24,12 +24,8 @@ _TOUCH_EVERY = timedelta(minutes=1)
 def ensure_tenant(db: Database, name: str) -> Tenant:
     """The tenant of this name, made when there is none."""
     with db.begin() as connection:
-        row = connection.execute(sa.select(tenants).where(tenants.c.name == name)).mappings().first()
-        if row is None:
-            values: dict[str, Any] = {"id": new_id("ten"), "name": name, "created_at": db.now(connection)}
-            connection.execute(sa.insert(tenants).values(values))
-            return Tenant(**values)
-        return Tenant(**row)
+        insert_once(connection, tenants, {"id": new_id("ten"), "name": name, "created_at": db.now(connection)})
+        return Tenant(**connection.execute(sa.select(tenants).where(tenants.c.name == name)).mappings().one())
 
 
 def create_key(

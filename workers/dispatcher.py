@@ -136,6 +136,10 @@ class Dispatcher:
             log.info("shard ended", action="shard_ended", job=lease.job_id, shard=lease.ix, attempt=lease.attempts, ok=not answer.problems)
         except LostLease:
             log.warning("answer came too late", action="lease_lost", job=lease.job_id, shard=lease.ix)
+        except ValueError as error:  # certificates that are not those of the shard
+            log.exception("wrong answer", action="answer_refused", job=lease.job_id, shard=lease.ix)
+            problem = Problem(field=f"certifiers.{lease.certifier}", detail=f"the worker's answer was refused: {error}", mend="report this")
+            shards.fail_shard(self.db, lease, [problem], retry=False)
 
     def _beat(self) -> None:
         for held in list(self._held.values()):

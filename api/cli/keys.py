@@ -16,7 +16,7 @@ Tenant = Annotated[str, typer.Option(help="name of the tenant")]
 
 
 @app.command("create")
-def create(name: str = "cli", tenant: Tenant = "default") -> None:
+def create(name: Annotated[str, typer.Argument(help="what the key is for")] = "cli", tenant: Tenant = "default") -> None:
     """Make a key and print it; it is never shown again."""
     with sentences():
         db = _database()
