@@ -12,6 +12,7 @@ from api import problems
 from api.routes import blobs, datasets, health, jobs, models, reports
 from storage.artifacts import Artifacts
 from storage.database import Database
+from storage.logs import configure
 from storage.settings import Settings
 
 _DESCRIPTION = "Certified robustness as a service. Radii are in raw-input units and rounded down."
@@ -22,6 +23,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        configure()
         conf = settings or Settings.load()
         app.state.settings, app.state.db, app.state.artifacts = conf, Database(conf.database_url), Artifacts(conf.artifacts)
         app.state.db.migrate()

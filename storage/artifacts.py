@@ -7,7 +7,7 @@ from pathlib import Path
 
 import obstore
 import sqlalchemy as sa
-from obstore.exceptions import AlreadyExistsError, GenericError
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from certify.errors import InputError, Problem
@@ -56,9 +56,10 @@ class Artifacts:
     def head(self, sha256: str, length: int = 64) -> bytes:
         """The first bytes; empty when the content is empty or missing."""
         try:
-            return bytes(obstore.get_range(self._store, _key(sha256), start=0, length=length))
-        except (FileNotFoundError, GenericError):
-            return self.get(sha256)[:length] if self.exists(sha256) else b""
+            size = obstore.head(self._store, _key(sha256))["size"]
+        except FileNotFoundError:
+            return b""
+        return bytes(obstore.get_range(self._store, _key(sha256), start=0, length=min(size, length))) if size else b""
 
     def exists(self, sha256: str) -> bool:
         try:

@@ -96,8 +96,9 @@ def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
 def count_by_state(db: Database) -> dict[JobState, int]:
     """How many jobs of all tenants are in each state, for metrics."""
     with db.read() as connection:
-        counts: dict[str, int] = dict(connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).tuples())
-    return {state: int(counts.get(state, 0)) for state in JobState}
+        found = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))
+        counts = {str(state): int(count) for state, count in found}
+    return {state: counts.get(state, 0) for state in JobState}
 
 
 def next_unplanned(db: Database) -> tuple[Job, Dataset, Model] | None:

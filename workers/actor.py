@@ -49,7 +49,10 @@ class CertifierActor:
             should_stop=lambda: lease.id in self._stopped,
             on_progress=self._note,
         )
-        return list(certify(loaded, select(lease, data), lease.spec, run))
+        try:
+            return list(certify(loaded, select(lease, data), lease.spec, run))
+        finally:
+            self._stopped.discard(lease.id)  # the same shard, leased again later, is not stopped
 
     def progress(self) -> Progress:
         return self._progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ def _npz(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {name: _npy(archive, f"{name}.npy", name) for name in ("x", "y") if f"{name}.npy" in archive.namelist()}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, SyntaxError, RuntimeError) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, SyntaxError, RuntimeError, zlib.error) as error:
         raise DatasetRejected.at("dataset", f"is not a readable .npz file ({error})", _MEND) from None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
@@ -17,12 +17,13 @@ from types import FrameType
 import structlog
 
 from certify.curves import report
-from certify.errors import AssayError, Problem
+from certify.errors import AssayError, Cancelled, Problem
 from certify.facts import DatasetFacts, ModelFacts
 from storage import catalog, jobs, results, shards
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.errors import LostLease
+from storage.logs import configure
 from storage.records import InspectionLease, ShardLease
 from workers.executor import Answer, Executor, LocalExecutor, failure
 from workers.plan import plan_job
@@ -34,11 +35,12 @@ log = structlog.get_logger()
 
 @dataclass
 class _Held:
-    """A shard this dispatcher holds: its next heartbeat, and whether it was told to stop."""
+    """A shard this dispatcher holds: its next heartbeat, whether it was told to stop, and whether its job was cancelled."""
 
     lease: ShardLease
     next_beat: float
     stopping: bool = False
+    cancelled: bool = False
 
 
 class Dispatcher:
@@ -48,11 +50,14 @@ class Dispatcher:
         self.db, self.executor, self.settings = db, executor, settings
         self.fetch = functools.lru_cache(maxsize=4)(artifacts.get)
         self._held: dict[str, _Held] = {}
+        self._answered: list[tuple[Answer, bool]] = []
+        self._stopping: Callable[[], bool] = lambda: False
         self._inspector = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inspector")
         self._inspection: tuple[InspectionLease, Future[ModelFacts | DatasetFacts]] | None = None
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until `stopping` answers true; then give back what is unfinished."""
+        self._stopping = stopping
         log.info("dispatcher started", action="start", worker=self.settings.worker_name, device=self.executor.device)
         while not stopping():
             try:
@@ -69,8 +74,7 @@ class Dispatcher:
         self._inspect()
         self._plan()
         self._lease()
-        for answer in self.executor.answers(self.settings.poll_seconds):
-            self._collect(answer)
+        self._collect(self.executor.answers(self.settings.poll_seconds))
         self._beat()
         self._finalize()
 
@@ -84,7 +88,7 @@ class Dispatcher:
             self._conclude(lease, future)
 
     def _look(self, lease: InspectionLease) -> ModelFacts | DatasetFacts:
-        return inspect(lease, self.fetch(lease.blob), self.settings.inspect_seconds)
+        return inspect(lease, self.fetch(lease.blob), self.settings.inspect_seconds, self._stopping)
 
     def _conclude(self, lease: InspectionLease, future: Future[ModelFacts | DatasetFacts]) -> None:
         try:
@@ -92,6 +96,8 @@ class Dispatcher:
             log.info("inspected", action="inspected", kind=lease.kind, id=lease.id)
         except LostLease:
             log.warning("inspection was taken over", action="inspection_lost", id=lease.id)
+        except Cancelled:
+            return  # only while stopping; the lease ends by itself
         except AssayError as error:
             catalog.reject(self.db, lease, error.problems)
             log.info("rejected", action="rejected", kind=lease.kind, id=lease.id, reason=str(error))
@@ -101,9 +107,16 @@ class Dispatcher:
         if waiting is None:
             return
         job, dataset, model = waiting
-        assert model.facts is not None
-        assert dataset.facts is not None
-        plan, parts = plan_job(job.spec, model.facts, dataset.facts, self.executor.device)
+        try:
+            assert model.facts is not None
+            assert dataset.facts is not None
+            plan, parts = plan_job(job.spec, model.facts, dataset.facts, self.executor.device)
+        except Exception as error:
+            # It would be the oldest job at every turn, and no other would ever be planned.
+            problem = Problem(field="job", detail=f"could not be planned: {type(error).__name__}: {error}", mend="see the dispatcher's log")
+            jobs.fail_job(self.db, job.id, [problem])
+            log.exception("planning failed", action="plan_failed", job=job.id)
+            return
         if jobs.plan_job(self.db, job.id, plan, parts):
             log.info("planned", action="planned", job=job.id, shards=len(parts))
 
@@ -117,25 +130,39 @@ class Dispatcher:
             try:
                 self.executor.submit(lease, self.fetch)
             except Exception as error:
-                self._collect(failure(lease, error))
+                self._collect([failure(lease, error)])
         running = {held.lease.job_id for held in self._held.values()}
         for job_id in jobs.waiting_jobs(self.db):
             if job_id not in running:
                 jobs.set_condition(self.db, job_id, self.executor.condition())
 
-    def _collect(self, answer: Answer) -> None:
+    def _collect(self, fresh: Sequence[Answer]) -> None:
+        """Store answers. One that cannot be stored now is kept for the next turn, without heartbeats: if it never can, its lease ends."""
+        for answer in fresh:
+            held = self._held.pop(answer.lease.id, None)
+            self._answered.append((answer, held is not None and held.cancelled))
+        waiting, self._answered = self._answered, []
+        for position, (answer, cancelled) in enumerate(waiting):
+            try:
+                self._store(answer, cancelled)
+            except LostLease:
+                log.warning("answer came too late", action="lease_lost", job=answer.lease.job_id, shard=answer.lease.ix)
+            except Exception:
+                self._answered += [*waiting[position + 1 :], waiting[position]]
+                raise
+
+    def _store(self, answer: Answer, cancelled: bool) -> None:
         lease = answer.lease
-        self._held.pop(lease.id, None)
         try:
             if answer.certificates is not None:
                 shards.finish_shard(self.db, lease, answer.certificates)
-            elif answer.cancelled:
+            elif answer.cancelled and cancelled:
                 shards.cancel_shard(self.db, lease)
+            elif answer.cancelled:  # stopped, but not for its job: somebody still wants it
+                shards.release_shard(self.db, lease)
             else:
                 shards.fail_shard(self.db, lease, answer.problems, retry=answer.retry)
             log.info("shard ended", action="shard_ended", job=lease.job_id, shard=lease.ix, attempt=lease.attempts, ok=not answer.problems)
-        except LostLease:
-            log.warning("answer came too late", action="lease_lost", job=lease.job_id, shard=lease.ix)
         except ValueError as error:  # certificates that are not those of the shard
             log.exception("wrong answer", action="answer_refused", job=lease.job_id, shard=lease.ix)
             problem = Problem(field=f"certifiers.{lease.certifier}", detail=f"the worker's answer was refused: {error}", mend="report this")
@@ -153,7 +180,8 @@ class Dispatcher:
             except LostLease:
                 log.warning("lease lost", action="lease_lost", job=held.lease.job_id, shard=held.lease.ix)
                 status = None
-            if (status is None or status.cancel_requested) and not held.stopping:
+            held.cancelled = status is not None and status.cancel_requested
+            if (status is None or held.cancelled) and not held.stopping:
                 held.stopping = True
                 self.executor.stop(held.lease.id)
 
@@ -178,6 +206,8 @@ class Dispatcher:
                 shards.release_shard(self.db, held.lease)
             except LostLease:
                 continue
+            except Exception:
+                log.exception("release failed", action="release_failed", shard=held.lease.ix)  # the lease will end by itself
         self._inspector.shutdown(wait=False, cancel_futures=True)
         self.executor.close()
 
@@ -192,6 +222,7 @@ def make_executor(settings: WorkerSettings) -> Executor:
 
 def main() -> None:
     """Run until SIGTERM or Ctrl-C."""
+    configure()
     settings = WorkerSettings.load()
     db = Database(settings.database_url)
     db.migrate()

@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"assay: {error}\n")
     except KeyboardInterrupt:
         sys.stderr.write("assay: interrupted; nothing was written\n")
+    except Exception as error:
+        sys.stderr.write(f"assay: the run failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}; nothing was written\n")
     return Exit.ERROR
 
 

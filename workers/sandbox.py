@@ -7,19 +7,25 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
-from certify.errors import DatasetRejected, ModelRejected, Problem
+from certify.errors import Cancelled, DatasetRejected, ModelRejected, Problem
 from certify.facts import DatasetFacts, ModelFacts
 from storage.records import InspectionLease
 
 # The inspector needs nothing of ours: no database, no secret, no keys.
+_LOOK_SECONDS = 0.2
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
-def inspect(lease: InspectionLease, data: bytes, seconds: float) -> ModelFacts | DatasetFacts:
+def inspect(
+    lease: InspectionLease, data: bytes, seconds: float, should_stop: Callable[[], bool] = lambda: False
+) -> ModelFacts | DatasetFacts:
     """Facts about uploaded bytes.
 
     Raises:
+        Cancelled: `should_stop` answered true; nothing is known about the bytes.
         ModelRejected, DatasetRejected: the bytes cannot be used; the reason is in the problems.
     """
     rejected = ModelRejected if lease.kind == "model" else DatasetRejected
@@ -34,7 +40,7 @@ def inspect(lease: InspectionLease, data: bytes, seconds: float) -> ModelFacts |
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(data, timeout=seconds)
+        output = _output(process, data, time.monotonic() + seconds, should_stop)
     except subprocess.TimeoutExpired:
         raise rejected.at(lease.kind, f"could not be inspected within {seconds:g} s", "make it smaller or simpler") from None
     finally:
@@ -45,6 +51,19 @@ def inspect(lease: InspectionLease, data: bytes, seconds: float) -> ModelFacts |
     if "problems" in answer:
         raise rejected(*(Problem(**problem) for problem in answer["problems"]))
     return (ModelFacts if lease.kind == "model" else DatasetFacts).model_validate(answer["facts"])
+
+
+def _output(process: subprocess.Popen[bytes], data: bytes, end: float, should_stop: Callable[[], bool]) -> bytes:
+    rest: bytes | None = data
+    while True:
+        try:
+            return process.communicate(rest, timeout=_LOOK_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            rest = None  # a later call goes on with what the first was given
+            if should_stop():
+                raise Cancelled from None
+            if time.monotonic() > end:
+                raise
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

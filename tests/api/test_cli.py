@@ -1,0 +1,116 @@
+"""The command line against the whole service: `assay up` with the in-process executor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.files import write_job
+
+
+class Up:
+    """`assay up` in a process of its own."""
+
+    def __init__(self, home: Path) -> None:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        self.environment = {**os.environ, "ASSAY_HOME": str(home), "ASSAY_EXECUTOR": "local", "ASSAY_URL": f"http://127.0.0.1:{port}"}
+        self.log = home / "up.log"
+        command = [sys.executable, "-m", "api.cli.main", "up", "--port", str(port)]
+        self.process = subprocess.Popen(command, env=self.environment, stdout=self.log.open("w"), stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 60
+        while "ready at" not in self.log.read_text():
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+        self.environment["ASSAY_KEY"] = next(word for word in self.log.read_text().split("=") if word.startswith("assay_")).split()[0]
+
+    def assay(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "api.cli.main", *map(str, arguments)], env=self.environment, capture_output=True, text=True, timeout=120
+        )
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    found = Up(tmp_path_factory.mktemp("up"))
+    yield found
+    found.process.send_signal(signal.SIGTERM)
+    found.process.send_signal(signal.SIGTERM)  # two at once must not deadlock
+    assert found.process.wait(timeout=30) == 0
+    left = subprocess.run(["pgrep", "-f", str(found.environment["ASSAY_URL"]).split(":")[-1]], capture_output=True, text=True)
+    assert left.stdout == ""
+
+
+def test_from_files_to_a_report(up: Up, tmp_path: Path) -> None:
+    paths = write_job(tmp_path)
+    added = up.assay("model", "add", paths["model"], "--name", "net", "--range", "0,1", "--json")
+    assert added.returncode == 0, added.stderr
+    assert json.loads(added.stdout)["state"] == "ready"
+    assert up.assay("dataset", "add", paths["data"], "--name", "points").returncode == 0
+    done = up.assay("job", "submit", "--model", "net", "--dataset", "points", "--spec", paths["spec"], "--watch")
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.split()[-1]
+    page = tmp_path / "report.html"
+    assert up.assay("report", job, "--html", page).returncode == 0
+    assert "<svg" in page.read_text()
+    lines = up.assay("job", "results", job).stdout.splitlines()
+    assert len(lines) == 16
+    assert up.assay("job", "watch", job, "--require", "0.0@0.001").returncode == 0
+    assert up.assay("job", "watch", job, "--require", "1.0@5").returncode == 1
+    listed = json.loads(up.assay("job", "list", "--json").stdout)
+    assert [j["id"] for j in listed] == [job]
+
+
+def test_errors_are_one_sentence(up: Up, tmp_path: Path) -> None:
+    paths = write_job(tmp_path)
+    junk = tmp_path / "junk.onnx"
+    junk.write_bytes(b"\x80\x04K\x01.")
+    for arguments, text in (
+        (("model", "add", junk, "--name", "junk"), "pickle"),
+        (("model", "add", tmp_path / "none.onnx", "--name", "none"), "cannot read"),
+        (("job", "submit", "--model", "nobody", "--dataset", "points", "--spec", paths["spec"]), "no model named"),
+        (("job", "show", "job_x"), "no job job_x"),
+    ):
+        found = up.assay(*arguments)
+        assert found.returncode == 4
+        assert text in found.stderr
+        assert found.stderr.count("\n") == 1
+        assert "Traceback" not in found.stderr
+
+
+def test_without_a_service_it_says_how_to_start_one(tmp_path: Path) -> None:
+    environment = {**os.environ, "ASSAY_URL": "http://127.0.0.1:9", "ASSAY_KEY": "assay_a_b"}
+    found = subprocess.run([sys.executable, "-m", "api.cli.main", "job", "list"], env=environment, capture_output=True, text=True)
+    assert found.returncode == 4
+    assert "start one with: assay up" in found.stderr
+
+
+def test_certify_passes_its_options_on(tmp_path: Path) -> None:
+    paths = write_job(tmp_path)
+    command = [
+        "certify",
+        "--model",
+        paths["model"],
+        "--data",
+        paths["data"],
+        "--spec",
+        paths["spec"],
+        "--out",
+        paths["out"],
+        "--require",
+        "1.0@5",
+    ]
+    found = subprocess.run([sys.executable, "-m", "api.cli.main", *map(str, command)], capture_output=True, text=True)
+    assert found.returncode == 1, found.stderr
+    assert len(paths["out"].read_text().splitlines()) == 16
