@@ -14,6 +14,8 @@ from certify.verdict import Verdict
 
 
 class Exit(IntEnum):
+    """Process exit codes; the strongest of 4 > 3 > 1 > 2 > 0 wins."""
+
     DONE = 0
     REFUTED = 1
     UNKNOWN = 2

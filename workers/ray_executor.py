@@ -158,7 +158,8 @@ class RayExecutor:
             self._start()
         resources = _resources()
         self.device = "cuda" if resources.get("GPU") else "cpu"
-        count = self._settings.actors or int(resources.get("GPU") or resources.get("CPU") or 1)
+        most = int(resources.get("GPU") or resources.get("CPU") or 1)
+        count = min(self._settings.actors or most, most)  # more would wait for ever
         self._slots = [_Slot(self._actor()) for _ in range(count)]
 
     def _start(self) -> None:

@@ -57,8 +57,8 @@ def _grid(scale: _Scale, norm: str) -> str:
         parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}" class="grid"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{share * 100:.0f} %</text>')
     for i in range(6):
-        radius = scale.reach * i / 5
-        parts.append(f'<text x="{scale.x(radius)}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{radius:.4g}</text>')
+        tick = scale.reach * i / 5
+        parts.append(f'<text x="{scale.x(tick)}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{tick:.4g}</text>')
     parts.append(
         f'<text x="{(WIDTH + _LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle" class="axis">{escape(norm)} radius, raw-input units</text>'
     )

@@ -15,10 +15,11 @@ from certify.errors import ModelRejected
 MAX_BYTES = 512 * 2**20
 MAX_NODES = 20_000
 MAX_WEIGHT_ELEMENTS = 2**28
+MAX_RANK = 16
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)
 
 _MEND = "export the model to a single ONNX file with torch.onnx.export"
-_ELEMENT_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.INT32}
+_ELEMENT_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
 
 
 def parse(data: bytes) -> onnx.ModelProto:
@@ -56,6 +57,8 @@ def _sniff(data: bytes) -> None:
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of the standard operators; other domains are refused."""
     versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if len(versions) != len(model.opset_import):
+        raise ModelRejected.at("model", "names the version of one operator set twice", _MEND)
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     if foreign:
         raise ModelRejected.at("model", f"uses operators of the domain {foreign[0]!r}", "use standard ONNX operators only")
@@ -73,6 +76,8 @@ def constants_of(graph: onnx.GraphProto) -> dict[str, np.ndarray[Any, Any]]:
     """
     budget, found = MAX_WEIGHT_ELEMENTS, {}
     for tensor in graph.initializer:
+        if not tensor.name or tensor.name in found:
+            raise ModelRejected.at("model", f"has two weights named {tensor.name!r}, or one without a name", _MEND)
         found[tensor.name] = read_tensor(tensor, tensor.name)
         budget -= found[tensor.name].size
         if budget < 0:
@@ -87,7 +92,8 @@ def read_tensor(tensor: onnx.TensorProto, name: str) -> np.ndarray[Any, Any]:
         raise ModelRejected.at(where, "keeps its data in another file", "save the model as one file, with the weights inside")
     if tensor.data_type not in _ELEMENT_TYPES:
         raise ModelRejected.at(where, f"has the element type {_type_name(tensor.data_type)}", "export the model in float32")
-    if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) != _stored_elements(tensor):
+    # The rank first: the product of a million large sizes would never end.
+    if len(tensor.dims) > MAX_RANK or any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) != _stored_elements(tensor):
         raise ModelRejected.at(where, f"says its shape is {list(tensor.dims)} but holds another number of values", _MEND)
     try:
         value = numpy_helper.to_array(tensor)
@@ -100,7 +106,7 @@ def read_tensor(tensor: onnx.TensorProto, name: str) -> np.ndarray[Any, Any]:
 
 def _stored_elements(tensor: onnx.TensorProto) -> int:
     if tensor.HasField("raw_data"):
-        size = 8 if tensor.data_type == onnx.TensorProto.INT64 else 4
+        size = {"int64": 8, "bool": 1}.get(_type_name(tensor.data_type), 4)
         return len(tensor.raw_data) // size if len(tensor.raw_data) % size == 0 else -1
     if tensor.data_type == onnx.TensorProto.FLOAT:
         return len(tensor.float_data)
@@ -114,6 +120,28 @@ def _type_name(data_type: int) -> str:
         return f"number {data_type}"
 
 
+def check_schema(node: onnx.NodeProto, name: str, opset: int) -> None:
+    """The number of inputs and the attributes with their kinds, as the ONNX standard has them at this opset.
+
+    Raises:
+        ModelRejected: an attribute that the operators here would overlook, or anything else the standard does not know.
+    """
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        raise ModelRejected.at(f"model.{name}", f"the operator {node.op_type} does not exist in opset {opset}", _MEND) from None
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        raise ModelRejected.at(f"model.{name}", f"{node.op_type} has {len(node.input)} inputs", _MEND)
+    seen: set[str] = set()
+    for attribute in node.attribute:
+        known: Any = schema.attributes.get(attribute.name)
+        if known is None or attribute.name in seen or attribute.ref_attr_name or int(known.type.value) != attribute.type:
+            raise ModelRejected.at(
+                f"model.{name}", f"{node.op_type} has an attribute {attribute.name!r} that opset {opset} does not have", _MEND
+            )
+        seen.add(attribute.name)
+
+
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     """Attribute values by name; subgraphs (control flow) and external tensors are refused."""
     kinds = onnx.AttributeProto
@@ -124,6 +152,9 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
         elif attribute.type in (kinds.FLOAT, kinds.INT, kinds.STRING, kinds.FLOATS, kinds.INTS):
             value = onnx.helper.get_attribute_value(attribute)
             found[attribute.name] = list(value) if attribute.type in (kinds.FLOATS, kinds.INTS) else value
+            if attribute.type in (kinds.FLOAT, kinds.FLOATS) and not np.all(np.isfinite(value)):
+                where = f"model.{node.name or node.op_type}"
+                raise ModelRejected.at(where, f"the attribute {attribute.name!r} is NaN or infinite", "export finite values")
         else:
             raise ModelRejected.at(
                 f"model.{node.name or node.op_type}", f"{node.op_type} has a subgraph or an unusual attribute {attribute.name!r}", _MEND

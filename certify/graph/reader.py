@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from certify.errors import ModelRejected
+from certify.errors import ModelRejected, Problem
 from certify.graph import proto
 from certify.graph.graph import Graph
 from certify.graph.operators import OPERATORS, Node, Operator
+from certify.graph.operators.base import MAX_TENSOR_ELEMENTS
 from certify.graph.operators.shape import BATCH, fold
-
-MAX_TENSOR_ELEMENTS = 2**26
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _CONTROL = {"If", "Loop", "Scan"}
@@ -35,9 +34,17 @@ def read_onnx(data: bytes) -> Graph:
     model = proto.parse(data)
     try:
         return _Reader(model).graph()
-    except (ArithmeticError, IndexError, KeyError, MemoryError, OverflowError, TypeError, UnicodeDecodeError, ValueError) as error:
+    except ModelRejected as error:
+        # Names come from the file and may have any length.
+        short = (Problem(field=p.field[:200], detail=p.detail[:400], mend=p.mend) for p in error.problems)
+        raise ModelRejected(*short) from None
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         # Attributes of a wrong kind and the like: the file contradicts the ONNX standard in a way no check above names.
         raise ModelRejected.at("model", f"contradicts the ONNX standard ({type(error).__name__}: {error})", "export it again") from None
+
+
+def _too_large(shape: tuple[int, ...]) -> bool:
+    return len(shape) >= proto.MAX_RANK or min(shape, default=1) < 1 or math.prod(shape) > MAX_TENSOR_ELEMENTS
 
 
 class _Reader:
@@ -71,7 +78,7 @@ class _Reader:
         if tensor.elem_type != onnx.TensorProto.FLOAT:
             raise ModelRejected.at(where, "the input is not float32", "export the model in float32")
         sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
-        if len(sizes) < 2 or min(sizes[1:]) < 1 or math.prod(sizes[1:]) > MAX_TENSOR_ELEMENTS:
+        if len(sizes) < 2 or _too_large(tuple(sizes[1:])):
             raise ModelRejected.at(
                 where, f"the input has shape {sizes}", "export with a batch axis first and a fixed shape for each example after it"
             )
@@ -84,7 +91,7 @@ class _Reader:
             raise ModelRejected.at("model", f"has {len(self.proto.output)} outputs", "export a classifier with the logits as only output")
         name = self._resolve(self.proto.output[0].name)
         shape = self.shapes.get(name)
-        if shape is None or not self.operators:
+        if shape is None or name == next(iter(self.shapes)):
             raise ModelRejected.at("model", f"the output {name!r} does not depend on the input", "export the logits as output")
         if len(shape) != 1 or shape[0] < 2:
             raise ModelRejected.at(
@@ -99,8 +106,9 @@ class _Reader:
 
     def _node(self, node: onnx.NodeProto, name: str) -> None:
         self._allowed(node, name)
+        proto.check_schema(node, name, self.opset)
         outputs = [output for output in node.output if output]
-        if len(outputs) != 1 and not (node.op_type == "Dropout" and outputs):
+        if not outputs or not node.output[0] or (len(outputs) > 1 and node.op_type != "Dropout"):
             raise ModelRejected.at(f"model.{name}", f"{node.op_type} has {len(outputs)} outputs", "export in eval mode")
         if outputs[0] in self.constants or outputs[0] in self.shapes or outputs[0] in self.alias:
             raise ModelRejected.at(f"model.{name}", f"the tensor {outputs[0]!r} is defined twice", "export the model again")
@@ -144,8 +152,8 @@ class _Reader:
             raise ModelRejected.at(f"model.{name}", f"the operator {kind} on data is not supported", "remove this layer before the export")
 
     def _check_eval(self, kind: str, name: str, inputs: Sequence[str]) -> None:
-        training = self.constants.get(inputs[2]) if kind == "Dropout" and len(inputs) > 2 and inputs[2] else None
-        if inputs[0] not in self.shapes or (training is not None and bool(np.any(training))):
+        training = kind == "Dropout" and len(inputs) > 2 and inputs[2] != ""
+        if inputs[0] not in self.shapes or (training and bool(np.any(self.constants.get(inputs[2], True)))):
             raise ModelRejected.at(f"model.{name}", f"{kind} is in training mode", "call model.eval() before the export")
 
     def _pads_nothing(self, inputs: Sequence[str], attributes: dict[str, Any]) -> bool:
@@ -156,7 +164,7 @@ class _Reader:
         shapes = {i: self.shapes[i] for i in inputs if i in self.shapes}
         constants = {i: self.constants[i] for i in inputs if i in self.constants}
         operator = OPERATORS[kind].read(Node(kind, name, tuple(inputs), output, self.opset, attributes, shapes, constants))
-        if min(operator.shape, default=1) < 1 or math.prod(operator.shape) > MAX_TENSOR_ELEMENTS:
+        if _too_large(operator.shape):
             raise ModelRejected.at(
                 f"model.{name}", f"makes a tensor of shape {list(operator.shape)}", f"keep every tensor below {MAX_TENSOR_ELEMENTS} values"
             )
@@ -165,7 +173,8 @@ class _Reader:
 
     def _fold(self, kind: str, name: str, values: list[np.ndarray[Any, Any]], output: str, attributes: dict[str, Any]) -> None:
         # Sizes first: a short chain of Concat or Gather could otherwise ask for any amount of memory.
-        self.folded += sum(value.size for value in values) * (max(1, values[-1].size) if kind == "Gather" else 1)
+        grows = {"Concat": 16, "Gather": 16 * max(1, values[-1].size if values else 1)}
+        self.folded += sum(value.size for value in values) * grows.get(kind, 1)
         if self.folded > proto.MAX_WEIGHT_ELEMENTS:
             raise ModelRejected.at(f"model.{name}", "makes constants that are too large", "export with constant folding")
         value = fold(kind, attributes, values)

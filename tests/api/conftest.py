@@ -39,10 +39,12 @@ class Api:
         return digest
 
     def model(self, data: bytes | None = None, **more: Any) -> Any:
-        return self.client.post("/v1/models", json={"name": "m", "blob": self.put(data or small_cnn(mean=0.5)), "range": [0, 1], **more})
+        return self.client.post(
+            "/v1/models", json={"name": "m", "blob": self.put(small_cnn(mean=0.5) if data is None else data), "range": [0, 1], **more}
+        )
 
     def dataset(self, data: bytes | None = None) -> Any:
-        return self.client.post("/v1/datasets", json={"name": "d", "blob": self.put(data or dataset())})
+        return self.client.post("/v1/datasets", json={"name": "d", "blob": self.put(dataset() if data is None else data)})
 
     def ready(self, model: bytes | None = None, data: bytes | None = None) -> tuple[str, str]:
         ids = self.model(model).json()["id"], self.dataset(data).json()["id"]

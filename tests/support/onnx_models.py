@@ -28,7 +28,7 @@ def model_bytes(
         "test",
         [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, list(input_shape))],
         [helper.make_tensor_value_info(output_name, TensorProto.FLOAT, list(output_shape))],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in weights.items()],
+        [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
 

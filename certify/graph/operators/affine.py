@@ -139,8 +139,9 @@ class Arithmetic(Operator):
     @staticmethod
     def _unbatched(node: Node, constant: np.ndarray[Any, Any], shape: Shape) -> np.ndarray[Any, Any]:
         """The constant without a leading batch axis of length 1; a longer one would treat examples differently by their place."""
-        while constant.ndim > len(shape):
-            if constant.shape[0] != 1:
+        if constant.ndim > len(shape):
+            # More axes than the batched data would push the batch axis away from the front.
+            if constant.ndim > len(shape) + 1 or constant.shape[0] != 1:
                 raise node.reject(f"has a constant of shape {list(constant.shape)} along the batch axis")
             constant = constant[0]
         try:

@@ -14,6 +14,8 @@ from torch import Tensor
 from certify.errors import ModelRejected
 
 Shape = tuple[int, ...]
+
+MAX_TENSOR_ELEMENTS = 2**26  # of one example
 Weights = Mapping[str, np.ndarray[Any, Any]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.graph.operators.base import Node, Operator, spatial_pads
+from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Node, Operator, spatial_pads
+
+MAX_STEP = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +29,21 @@ class Window:
         rank = len(kernel)
         if len(spatial) != rank or rank not in (1, 2):
             raise node.reject(f"has a kernel of {rank} axes on examples of {len(spatial)} spatial axes", "use 1-D or 2-D windows")
+        if min(kernel) < 1 or tuple(node.attributes.get("kernel_shape") or kernel) != kernel:
+            raise node.reject(f"has a kernel of shape {list(kernel)} that its weight or attribute contradicts")
         strides = cls._sizes(node, "strides", rank)
         dilations = cls._sizes(node, "dilations", rank)
-        return cls(kernel=kernel, strides=strides, dilations=dilations, pads=cls._pads(node, kernel, strides, dilations, spatial))
+        pads = cls._pads(node, kernel, strides, dilations, spatial)
+        padded = [size + pads[axis] + pads[rank + axis] for axis, size in enumerate(spatial)]
+        # A padded copy may be made: a few bytes of file must not ask for terabytes.
+        if math.prod((node.shapes[node.data(0)][0], *padded)) > MAX_TENSOR_ELEMENTS:
+            raise node.reject(f"pads its input to {padded}, more than {MAX_TENSOR_ELEMENTS} values")
+        return cls(kernel=kernel, strides=strides, dilations=dilations, pads=pads)
 
     @staticmethod
     def _sizes(node: Node, name: str, rank: int) -> tuple[int, ...]:
         value = tuple(int(v) for v in node.attributes.get(name) or (1,) * rank)
-        if len(value) != rank or min(value) < 1:
+        if len(value) != rank or min(value) < 1 or max(value) > MAX_STEP:
             raise node.reject(f"has {name} {list(value)} for {rank} axes")
         return value
 
@@ -49,6 +59,8 @@ class Window:
             return pads
         if auto == "VALID":
             return (0,) * (2 * len(kernel))
+        if auto not in ("SAME_UPPER", "SAME_LOWER"):
+            raise node.reject(f"has auto_pad {auto!r}")
         begins, ends = [], []
         for k, s, d, size in zip(kernel, strides, dilations, spatial, strict=True):
             total = max(0, (-(-size // s) - 1) * s + (k - 1) * d + 1 - size)

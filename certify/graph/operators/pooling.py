@@ -40,6 +40,8 @@ class MaxPool(Operator):
     @classmethod
     def read(cls, node: Node) -> Operator:
         shape, window = node.shapes[node.data(0)], _window(node)
+        if any(window.pads) and set(window.dilations) != {1}:
+            raise node.reject("with both padding and dilations may have windows without any value")
         return cls(**cls.common(node, (shape[0], *window.output(node, shape[1:]))), window=window)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, *spatial)

@@ -14,6 +14,7 @@ from certify.graph.operators.base import Node, Operator, Shape
 
 # Stands for the unknown batch size in shape arithmetic (Shape -> Gather -> Concat -> Reshape); no real size can be this.
 BATCH = -(2**62)
+MAX_AXES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ def axes_of(node: Node) -> list[int]:
 def _reshaped(node: Node, shape: Shape) -> Shape:
     if node.attributes.get("allowzero", 0):
         raise node.reject("with allowzero is not supported")
+    if node.constant(1).size > MAX_AXES:
+        raise node.reject(f"has a target of {node.constant(1).size} axes")
     target = [int(v) for v in node.constant(1).reshape(-1)]
     if not target:
         raise node.reject("to a scalar merges the examples of a batch")
@@ -85,13 +88,14 @@ def _reshaped(node: Node, shape: Shape) -> Shape:
 def _flattened(node: Node, shape: Shape) -> Shape:
     axis = int(node.attributes.get("axis", 1))
     axis = axis + len(shape) + 1 if axis < 0 else axis
-    if axis != 1 and not (axis > 1 and math.prod(shape[: axis - 1]) == 1):
+    if axis > len(shape) + 1 or (axis != 1 and not (axis > 1 and math.prod(shape[: axis - 1]) == 1)):
         raise node.reject(f"at axis {axis} merges the batch axis", "flatten at axis 1")
     return (math.prod(shape),)
 
 
 def _squeezed(node: Node, shape: Shape) -> Shape:
-    axes = [axis % (len(shape) + 1) for axis in axes_of(node)]
+    rank = len(shape) + 1
+    axes = [axis % rank if -rank <= axis < rank else 0 for axis in axes_of(node)]
     if not axes or 0 in axes or any(shape[axis - 1] != 1 for axis in axes):
         raise node.reject("must name axes of length 1, never the batch axis")
     return tuple(size for i, size in enumerate(shape) if i + 1 not in axes)
@@ -122,7 +126,7 @@ def fold(node_type: str, attributes: Mapping[str, Any], values: list[np.ndarray[
     if node_type in ("Unsqueeze", "Squeeze"):
         axes = tuple(int(v) for v in (values[1].reshape(-1) if len(values) > 1 else attributes.get("axes") or ()))
         return np.expand_dims(values[0], axes) if node_type == "Unsqueeze" else np.squeeze(values[0], axes or None)
-    if node_type == "Reshape" and not np.any(values[1] == BATCH):
+    if node_type == "Reshape" and not attributes.get("allowzero", 0) and not np.any(values[1] == BATCH):
         target = [values[0].shape[i] if v == 0 else int(v) for i, v in enumerate(values[1].reshape(-1))]
         return values[0].reshape(target)
     return None

@@ -9,8 +9,10 @@ import onnx
 import pytest
 import torch
 
-from certify.graph.module import bounds_module
+from certify.errors import ModelRejected
+from certify.graph.module import GraphModule, bounds_module
 from certify.graph.operators import OPERATORS
+from certify.graph.reader import read_onnx
 from tests.support.onnx_models import Array, model_bytes, node
 from tests.support.onnx_reference import assert_agrees
 
@@ -26,7 +28,9 @@ def ints(*values: int) -> Array:
     return np.array(values, dtype=np.int64)
 
 
-def one(kind: str, shape: tuple[int, ...], weights: dict[str, Array] | None = None, *, order: str = "", opset: int = 17, **attributes: Any) -> bytes:
+def one(
+    kind: str, shape: tuple[int, ...], weights: dict[str, Array] | None = None, *, order: str = "", opset: int = 17, **attributes: Any
+) -> bytes:
     """A file of one operator on `x`, flattened to logits."""
     weights = weights or {}
     nodes = [node(kind, order or " ".join(["x", *weights]), "y", **attributes), node("Flatten", "y", "logits")]
@@ -75,6 +79,7 @@ CASES: dict[str, bytes] = {
     "averagepool": one("AveragePool", IMAGE, kernel_shape=[2, 2], strides=[2, 2]),
     "averagepool padded, padding left out": one("AveragePool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "averagepool padded, padding counted": one("AveragePool", IMAGE, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+    "conv 1x1 with pads": one("Conv", IMAGE, {"w": random(2, 4, 1, 1), "b": random(2)}, pads=[1, 1, 1, 1]),
     "averagepool one axis": one("AveragePool", (4, 9), kernel_shape=[3], strides=[2], pads=[1, 1]),
     "globalaveragepool": one("GlobalAveragePool", IMAGE),
     "batchnorm": one(
@@ -200,13 +205,10 @@ def test_pad_by_nothing_vanishes() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_rewrite_for_bounds_is_the_same_function(name: str) -> None:
     """In float64, to 1e-9: BatchNormalization and scaled Gemm are folded, everything else is as it was."""
-    from certify.graph.module import GraphModule
-    from certify.graph.reader import read_onnx
-
     graph = read_onnx(CASES[name])
     reasons = [operator.unbounded for operator in graph.operators if operator.unbounded]
     if reasons:
-        with pytest.raises(Exception, match="bound propagation does not support") as caught:
+        with pytest.raises(ModelRejected, match="bound propagation does not support") as caught:
             bounds_module(graph)
         assert reasons[0] in str(caught.value)
         return
@@ -214,11 +216,9 @@ def test_the_rewrite_for_bounds_is_the_same_function(name: str) -> None:
     torch.testing.assert_close(bounds_module(graph)(x), GraphModule(graph).double()(x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_traced_once_it_serves_any_batch() -> None:
     for name in ("conv", "reshape", "flatten", "batchnorm", "maxpool", "globalaveragepool", "gemm alpha beta", "transpose"):
-        from certify.graph.module import GraphModule
-        from certify.graph.reader import read_onnx
-
         module = GraphModule(read_onnx(CASES[name])).eval()
         shape = module.graph.input_shape
         traced = torch.jit.trace(module, torch.zeros(2, *shape))

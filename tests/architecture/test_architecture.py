@@ -1,0 +1,103 @@
+"""The shape of the house, held by tests."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.sizes import ROOT, too_large
+
+HEAVY = ("torch", "ray", "scipy", "numpy", "onnx", "onnxruntime")
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def fresh(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+
+
+def test_the_import_law() -> None:
+    found = subprocess.run(["lint-imports"], capture_output=True, text=True, cwd=ROOT, env=_with_venv(), check=False)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("module", ["api.app", "api.cli.main", "api.sdk", "assay"])
+def test_the_api_loads_nothing_heavy(module: str) -> None:
+    assert fresh(f"import {module}, sys; print(sorted(set({HEAVY!r}) & set(sys.modules)))") == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", ["spec", "certificate", "verdict", "errors", "norms", "rounding", "run", "facts", "report", "exit_codes"]
+)
+def test_the_light_half_is_light(module: str) -> None:
+    assert fresh(f"import certify.{module}, sys; print(sorted({{*{HEAVY!r}, 'sqlalchemy', 'fastapi'}} & set(sys.modules)))") == "[]"
+
+
+def test_files_and_functions_stay_small() -> None:
+    assert list(too_large()) == []
+
+
+def test_every_room_has_a_page() -> None:
+    for room in ("certify", "workers", "api", "storage", "deploy", "tests"):
+        assert len((ROOT / room / "README.md").read_text()) > 300
+
+
+FORBIDDEN = re.compile(r"(?<![\w.])(open\(|print\(|os\.environ|time\.\w|torch\.manual_seed|np\.random\.seed|random\.seed)|\.cuda\(")
+
+
+@pytest.mark.parametrize("path", modules("certify"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_certify_is_arithmetic(path: Path) -> None:
+    assert FORBIDDEN.findall(path.read_text()) == []
+
+
+def tensor_parameters(path: Path) -> Iterator[tuple[int, str, str]]:
+    lines = path.read_text().splitlines()
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef):
+            for argument in (*node.args.args, *node.args.kwonlyargs, *filter(None, [node.args.vararg])):
+                if argument.annotation is not None and ast.unparse(argument.annotation) in ("Tensor", "torch.Tensor"):
+                    end = node.body[0].lineno
+                    yield argument.lineno, argument.arg, "\n".join(lines[argument.lineno - 1 : end])
+
+
+@pytest.mark.parametrize("path", modules("certify"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_tensor_parameter_has_its_shape(path: Path) -> None:
+    missing = [
+        f"{path.name}:{line} {name}"
+        for line, name, text in tensor_parameters(path)
+        if not re.search(r"#.*\(|[(]\w*,? ?\*?\w+", text.partition("#")[2])
+    ]
+    assert missing == []
+
+
+RADIUS_FORMAT = re.compile(r"\{[^{}]*radi(?:us|i)[^{}]*:\.\d+[efg%]")
+
+
+@pytest.mark.parametrize("room", ["certify", "workers", "api", "storage", "deploy"])
+def test_radii_are_shown_only_through_rounding(room: str) -> None:
+    for path in [*modules(room), *(ROOT / room).rglob("*.html")]:
+        assert RADIUS_FORMAT.findall(path.read_text()) == [], path
+
+
+@pytest.mark.parametrize("path", [p for p in modules("certify") if p.read_text().strip()], ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_things_say_what_they_guarantee(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and path.stem not in ("facts",):
+            enumeration = isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "StrEnum" for base in node.bases)
+            assert ast.get_docstring(node) or enumeration, f"{path.name}: {node.name}"
+
+
+def _with_venv() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"}

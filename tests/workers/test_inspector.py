@@ -1,0 +1,139 @@
+"""The inspection of uploaded bytes: in a real process, with its real limits."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from certify import Model
+from certify.errors import Cancelled, ModelRejected
+from certify.facts import DatasetFacts, ModelFacts
+from storage.records import InspectionLease
+from tests.support import workplace
+from tests.support.onnx_models import linear_model, mlp, small_cnn
+from workers.facts import check_agreement
+from workers.sandbox import inspect
+
+PAIR = (np.eye(3, dtype=np.float32), np.zeros(3, dtype=np.float32))
+
+
+def lease(kind: Any = "model", value_range: tuple[float, float] | None = (0.0, 1.0)) -> InspectionLease:
+    return InspectionLease(kind=kind, id="x", blob="0" * 64, value_range=value_range, epoch=1)
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_model_and_a_dataset_get_their_facts() -> None:
+    model = inspect(lease(value_range=(-1.0, 1.0)), small_cnn(mean=0.5), 120, never)
+    assert isinstance(model, ModelFacts)
+    assert (model.input_shape, model.classes) == ((1, 8, 8), 4)
+    assert {(row.kind, row.method, row.norm) for row in model.support if row.supported} >= {
+        ("smoothing", None, "l2"),
+        ("bounds", "crown", "linf"),
+    }
+    data = inspect(lease("dataset", None), workplace.dataset(5), 120, never)
+    assert isinstance(data, DatasetFacts)
+    assert data.count == 5
+
+
+def test_bad_bytes_are_refused_with_the_readers_own_words() -> None:
+    with pytest.raises(ModelRejected, match="ONNX"):
+        inspect(lease(), b"not a model", 120, never)
+
+
+def test_the_wall_clock_ends_an_inspection() -> None:
+    with pytest.raises(ModelRejected, match=r"within 0\.1 s"):
+        inspect(lease(), mlp([4, 3]), 0.1, never)
+    assert not children()
+
+
+def test_a_stopping_dispatcher_does_not_wait_for_it() -> None:
+    with pytest.raises(Cancelled):
+        inspect(lease(), mlp([4, 3]), 120, lambda: True)
+    assert not children()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_inspection_is_a_sentence() -> None:
+    with inspecting() as (outcome, pid):
+        os.kill(pid, 9)
+    assert isinstance(outcome[0], ModelRejected)
+    assert "memory or time" in str(outcome[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_has_limits_and_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_SECRET", "00" * 32)
+    monkeypatch.setenv("ASSAY_DATABASE_URL", "postgresql+psycopg://user:password@host/db")
+    with inspecting() as (_, pid):
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        workplace.wait(lambda: limits(pid)["Max address space"] != "unlimited", 10)
+        workplace.wait(lambda: limits(pid)["Max core file size"] == "0", 10)
+        assert limits(pid)["Max file size"] == "0"
+        assert os.getsid(pid) == pid != os.getsid(0)
+        os.kill(pid, 9)
+    assert b"ASSAY" not in environment
+    assert b"password" not in environment
+
+
+def test_a_reading_that_onnxruntime_does_not_share_is_refused() -> None:
+    ours, theirs = linear_model(*PAIR), linear_model(PAIR[0] + np.float32(0.001), PAIR[1])
+    check_agreement(Model.from_onnx(ours), ours)
+    with pytest.raises(ModelRejected, match="onnxruntime"):
+        check_agreement(Model.from_onnx(ours), theirs)
+
+
+class Leaking(Model):
+    """Right for every row alone, but a row sees the mean of its batch."""
+
+    def module(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+        honest = super().module(device, dtype)
+        return lambda x: honest(x) + 1e-2 * (x - x.mean(dim=0))
+
+
+def test_a_row_that_depends_on_its_neighbours_is_refused() -> None:
+    data = linear_model(*PAIR)
+    with pytest.raises(ModelRejected, match="among other inputs"):
+        check_agreement(Leaking.from_onnx(data, (0.0, 1.0)), data)
+
+
+def limits(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return {name: soft for name, soft, _, _ in (line.rsplit(None, 3) for line in lines if line.endswith("bytes     "))}
+
+
+def children() -> list[int]:
+    if sys.platform != "linux":
+        return []
+    found = [task.read_text().split() for task in Path("/proc/self/task").glob("*/children")]
+    return [int(pid) for pids in found for pid in pids if b"workers.inspector" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@contextmanager
+def inspecting() -> Iterator[tuple[list[Any], int]]:
+    """An inspection under way in another thread, and its process."""
+    outcome: list[Any] = []
+
+    def look() -> None:
+        try:
+            outcome.append(inspect(lease(), mlp([4, 3]), 120, never))
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    workplace.wait(lambda: bool(children()), 10)
+    yield outcome, children()[0]
+    thread.join(timeout=60)
+    assert not thread.is_alive()
