@@ -10,10 +10,13 @@ from torch import Tensor
 
 from certify.bounds import lirpa_compat
 from certify.bounds.ball import ball
-from certify.errors import NumericalError, Problem
+from certify.errors import ModelRejected, NumericalError, Problem
 from certify.graph.graph import Graph
 from certify.graph.module import GraphModule, bounds_module
 from certify.norms import Norm
+
+# What it raises when it meets a graph it was not written for; running out of memory (also a RuntimeError) is among them.
+_ENGINE_FAULTS = (RuntimeError, AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 
 METHODS = {"ibp": "IBP", "crown": "CROWN"}
 
@@ -71,13 +74,14 @@ class LirpaEngine:
         self.value_range = value_range
         self._deployed = GraphModule(graph, torch.float32).eval().requires_grad_(False).to(device)
         self._plain = GraphModule(graph, torch.float64).eval().requires_grad_(False).to(device)
-        with lirpa_compat.double():
-            self._bounded = self._lirpa.BoundedModule(
-                bounds_module(graph).to(device),
-                torch.zeros(1, *graph.input_shape, dtype=torch.float64, device=device),
-                bound_opts=dict(lirpa_compat.OPTIONS),
-                device=device,
-            )
+        rewritten = bounds_module(graph).to(device)
+        example = torch.zeros(1, *graph.input_shape, dtype=torch.float64, device=device)
+        try:
+            with lirpa_compat.double():
+                self._bounded = self._lirpa.BoundedModule(rewritten, example, bound_opts=dict(lirpa_compat.OPTIONS), device=device)
+        except _ENGINE_FAULTS as error:
+            detail = f"auto-LiRPA cannot read this network ({type(error).__name__}: {str(error)[:200]})"
+            raise ModelRejected.at("model", detail, "use randomized smoothing for this model") from None
         self._bounded.eval()
 
     def logits(
@@ -115,8 +119,12 @@ class LirpaEngine:
         batch = x.to(self.device, torch.float64).unsqueeze(0)
         radii = torch.tensor([radius], dtype=torch.float64, device=self.device)
         bounded = self._lirpa.BoundedTensor(batch, ball(batch, radii, self.norm, self.value_range))
-        with torch.no_grad(), lirpa_compat.double():
-            lower, _ = self._bounded.compute_bounds(x=(bounded,), C=self._rivals(label), method=self.method, bound_upper=False)
+        try:
+            with torch.no_grad(), lirpa_compat.double():
+                lower, _ = self._bounded.compute_bounds(x=(bounded,), C=self._rivals(label), method=self.method, bound_upper=False)
+        except _ENGINE_FAULTS as error:
+            detail = f"auto-LiRPA cannot bound this network ({type(error).__name__}: {str(error)[:200]})"
+            raise NumericalError(Problem(field="method", detail=detail, mend="use another method, or randomized smoothing")) from None
         # min() would skip no NaN in torch, but say so: a NaN margin must never read as a number.
         return MarginBound(float("nan") if bool(lower.isnan().any()) else float(lower.min()), tau)
 

@@ -7,6 +7,7 @@ import torch
 
 from certify import Examples, Model, certify
 from certify.attack import minimal_distance
+from certify.bounds.engine import LirpaEngine
 from certify.norms import Norm
 from certify.spec import parse_spec
 from certify.verdict import Verdict
@@ -31,6 +32,21 @@ def test_bounds_stay_below_the_attack(method: str, norm: str) -> None:
         certified += certificate.verdict is Verdict.CERTIFIED
         assert found is None or certificate.radius < found.distance_upper
     assert certified == 6
+
+
+def test_a_fault_of_the_engine_is_an_error_with_its_reason_and_never_a_radius(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model.from_onnx(small_cnn())
+    spec = parse_spec({"certifiers": [{"kind": "bounds", "method": "crown", "norm": "linf", "max_radius": 1.0}]})
+    examples = Examples((0,), torch.rand((1, *model.input_shape)), torch.tensor([0]))
+    bounded = type(LirpaEngine(model.graph, "crown", Norm.LINF)._bounded)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a shape it was not written for")
+
+    monkeypatch.setattr(bounded, "compute_bounds", fail)
+    [certificate] = certify(model, examples, spec, run_for(spec, model, 1))
+    assert (certificate.verdict, certificate.radius) == (Verdict.ERROR, 0.0)
+    assert "a shape it was not written for" in certificate.reason
 
 
 @pytest.mark.parametrize("clip", [True, False])
