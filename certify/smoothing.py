@@ -143,4 +143,6 @@ def radius_of(pA_lower: float, sigma: float) -> float:
     """
     if not 0.5 < pA_lower < 1.0:
         return 0.0
-    return max(0.0, step_down(sigma * normal_quantile_lower(pA_lower)))
+    # Noise is scaled in float32, so its true level is the float32 nearest to sigma; the smaller of the two is on the safe side.
+    drawn = float(torch.tensor(sigma, dtype=torch.float32))
+    return max(0.0, step_down(min(sigma, drawn) * normal_quantile_lower(pA_lower)))

@@ -13,7 +13,7 @@ from certify import Examples, Model
 from certify.norms import Norm
 from certify.rounding import radius_down
 from certify.smoothing import radius_of
-from certify.statistics.binomial import lower_limit
+from certify.statistics.binomial import lower_limit, normal_quantile_lower
 from certify.verdict import Verdict
 from tests.contract.certifier_laws import CertifierLaws
 from tests.support.linear import LinearTruth
@@ -41,6 +41,13 @@ class TestSmoothing(CertifierLaws):
         assert all(c.alpha <= 0.001 for c in each)
         assert all(a.radius <= b.radius for a, b in zip(shared, each, strict=True))
         assert [a.evidence.counts for a in shared] == [b.evidence.counts for b in each]
+
+    @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.7])
+    def test_the_radius_uses_the_noise_level_that_was_really_drawn(self, sigma: float) -> None:
+        # 0.7 is above its float32 neighbour: the noise is a little weaker than asked for, and so is the proof.
+        drawn = min(sigma, float(np.float32(sigma)))
+        assert radius_of(0.99, sigma) <= drawn * normal_quantile_lower(0.99)
+        assert radius_of(0.99, sigma) >= drawn * normal_quantile_lower(0.99) * (1 - 1e-14)
 
     def test_votes_follow_the_exact_probability(self) -> None:
         truth = LinearTruth(np.array([[1, 0], [-1, 0]], dtype=np.float32), np.zeros(2, dtype=np.float32))

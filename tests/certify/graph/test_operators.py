@@ -197,6 +197,13 @@ def test_weights_that_are_also_listed_as_inputs() -> None:
     assert assert_agrees(model.SerializeToString()).input == "x"
 
 
+def test_what_the_logits_do_not_need_is_dropped() -> None:
+    nodes = [node("Sigmoid", "x", "unused"), node("Relu", "x", "logits")]
+    graph = assert_agrees(model_bytes(nodes, {}, input_shape=("batch", 3)))
+    assert [operator.output for operator in graph.operators] == ["logits"]
+    assert set(graph.shapes) == {"x", "logits"}
+
+
 def test_pad_by_nothing_vanishes() -> None:
     nodes = [node("Pad", "x", "p", mode="constant", pads=[0] * 8), node("Flatten", "p", "logits")]
     assert_agrees(model_bytes(nodes, {}, input_shape=("batch", 2, 3, 3), opset=9))
