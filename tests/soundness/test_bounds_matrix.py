@@ -16,6 +16,7 @@ from certify import Model
 from certify.attack import pgd
 from certify.bounds import lirpa_compat
 from certify.bounds.engine import LirpaEngine
+from certify.errors import ModelRejected
 from certify.graph.module import GraphModule, bounds_module
 from certify.norms import Norm
 from tests.support.onnx_models import Array, mlp, model_bytes, node, small_cnn
@@ -195,3 +196,13 @@ def test_nan_proves_nothing() -> None:
     assert not MarginBound(float("inf"), 0.0).proved
     assert not MarginBound(1e-12, 1e-10).proved
     assert MarginBound(1e-3, 1e-10).proved
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 6, 6), (2, 1, 1)])
+def test_broadcast_data_has_not_been_shown_sound_and_is_refused(shape: tuple[int, ...]) -> None:
+    first = [node("GlobalAveragePool", "x", "g"), node("Add", "g x" if len(shape) == 4 else "g k", "s")]
+    weights = {"k": np.ones((2, 6, 6), np.float32), "w": np.ones((2, 72), np.float32), "b": np.zeros(2, np.float32)}
+    tail = [node("Flatten", "s", "f"), node("Gemm", "f w b", "logits", transB=1)]
+    model = Model.from_onnx(model_bytes([*first, *tail], weights, input_shape=("batch", 2, 6, 6)))
+    with pytest.raises(ModelRejected, match="broadcasts data"):
+        LirpaEngine(model.graph, "crown", Norm.LINF)

@@ -109,6 +109,7 @@ class Arithmetic(Operator):
 
     types = ("Add", "Sub", "Mul", "Div")
     constant_first: bool = False
+    widens: bool = False
 
     @classmethod
     def read(cls, node: Node) -> Operator:
@@ -123,7 +124,7 @@ class Arithmetic(Operator):
         if node.type == "Div" and not first and not np.all(constant):
             raise node.reject("divides by zero")
         output = tuple(np.broadcast_shapes(shape, constant.shape))
-        return cls(**cls.common(node, output, inputs=(data,), weights={"constant": constant}), constant_first=first)
+        return cls(**cls.common(node, output, inputs=(data,), weights={"constant": constant}), constant_first=first, widens=output != shape)
 
     @classmethod
     def _of_data(cls, node: Node) -> Operator:
@@ -134,7 +135,7 @@ class Arithmetic(Operator):
             shape = tuple(np.broadcast_shapes(left, right))
         except ValueError:
             raise node.reject(f"cannot combine shapes {list(left)} and {list(right)}") from None
-        return cls(**cls.common(node, shape, inputs=(node.data(0), node.data(1))))
+        return cls(**cls.common(node, shape, inputs=(node.data(0), node.data(1))), widens=left != right)
 
     @staticmethod
     def _unbatched(node: Node, constant: np.ndarray[Any, Any], shape: Shape) -> np.ndarray[Any, Any]:
@@ -160,6 +161,8 @@ class Arithmetic(Operator):
     def unbounded(self) -> str:
         if self.type in ("Mul", "Div") and len(self.inputs) == 2:
             return "a product or quotient of two data tensors"
+        if self.widens:  # bounds on broadcast data have not been shown sound
+            return "arithmetic that broadcasts data to a larger shape"
         return "a constant divided by data" if self.type == "Div" and self.constant_first else ""
 
 
