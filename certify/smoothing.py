@@ -12,7 +12,7 @@ from certify.certificate import SmoothingEvidence
 from certify.certifier import Certifier, Outcome
 from certify.errors import NumericalError
 from certify.model import Examples
-from certify.rounding import step_down, step_up
+from certify.rounding import show_radius, step_down, step_up
 from certify.run import Progress
 from certify.sampling.streams import Stage, Stream
 from certify.sampling.votes import count_votes
@@ -101,7 +101,7 @@ class SmoothingCertifier(Certifier[SmoothingSpec]):
     def _abstention(self, decision: Decision, evidence: SmoothingEvidence) -> str:
         return (
             f"Class {decision.top} won {evidence.counts[decision.top] / evidence.n:.4f} of the votes, which proves only"
-            f" pA >= {decision.pA_lower:.4f} at alpha = {self.alpha:g}; more than 1/2 is needed: use more samples, or another sigma."
+            f" pA >= {show_radius(decision.pA_lower)} at alpha = {self.alpha:g}; more than 1/2 is needed: use more samples, or another sigma."
         )
 
 
