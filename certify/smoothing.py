@@ -101,7 +101,7 @@ class SmoothingCertifier(Certifier[SmoothingSpec]):
     def _abstention(self, decision: Decision, evidence: SmoothingEvidence) -> str:
         return (
             f"Class {decision.top} won {evidence.counts[decision.top] / evidence.n:.4f} of the votes, which proves only"
-            f" pA >= {show_radius(decision.pA_lower)} at alpha = {self.alpha:g}; more than 1/2 is needed: use more samples, or another sigma."
+            f" pA >= {show_radius(decision.pA_lower)} at alpha = {self.alpha:g}; it takes more than 1/2: use more samples or another sigma."
         )
 
 
