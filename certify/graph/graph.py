@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from certify.graph.operators import Operator
 
@@ -18,8 +18,10 @@ class Graph:
         input_shape: shape of one raw input.
         output: name of the logits.
         classes: number of logits.
-        operators: every operator comes after those it reads from.
+        operators: every operator comes after those it reads from, and the logits depend on each.
         shapes: shape of every tensor by name.
+        opset: version of the standard operators in the file.
+        class_names: as the file names them, or null.
     """
 
     input: str
@@ -28,11 +30,42 @@ class Graph:
     classes: int
     operators: tuple[Operator, ...]
     shapes: Mapping[str, tuple[int, ...]]
+    opset: int = 0
+    class_names: tuple[str, ...] | None = field(default=None, compare=False)
 
     def parameters(self) -> int:
         """Number of weights."""
         return sum(weight.size for operator in self.operators for weight in operator.weights.values())
 
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass of one example."""
+        return sum(operator.flops for operator in self.operators)
+
     def largest_tensor(self) -> int:
         """Elements of the largest tensor of one example."""
         return max(math.prod(shape) for shape in self.shapes.values())
+
+    def last_uses(self) -> dict[str, int]:
+        """For each tensor that an operator reads, the position of the last one that does."""
+        return {name: position for position, operator in enumerate(self.operators) for name in operator.inputs}
+
+    def live_elements(self) -> int:
+        """Elements that must be held at once for one example, at most."""
+        last, live, most = self.last_uses(), math.prod(self.input_shape), 0
+        for position, operator in enumerate(self.operators):
+            live += math.prod(operator.shape)
+            most = max(most, live)
+            live -= sum(math.prod(self.shapes[name]) for name in set(operator.inputs) if last[name] == position)
+        return most
+
+    def cuts(self) -> tuple[str, ...]:
+        """The tensors between input and logits that every path goes through, in order: the dominators of the logits."""
+        last, reach, found = self.last_uses(), -1, []
+        previous = self.input
+        for position, operator in enumerate(self.operators):
+            # Nothing from before this operator is read after it: whoever comes later knows the input only through its output.
+            reach = max(reach, last[previous])
+            if reach <= position and operator.output != self.output:
+                found.append(operator.output)
+            previous = operator.output
+        return tuple(found)

@@ -59,12 +59,8 @@ def bounds_module(graph: Graph) -> GraphModule:
 
 def _last_uses(graph: Graph) -> dict[int, list[str]]:
     """Which tensors no later operator needs, by position: memory is freed as soon as it can be."""
-    last: dict[str, int] = {}
-    for position, operator in enumerate(graph.operators):
-        for name in operator.inputs:
-            last[name] = position
     uses: dict[int, list[str]] = {}
-    for name, position in last.items():
+    for name, position in graph.last_uses().items():
         if name != graph.output:
             uses.setdefault(position, []).append(name)
     return uses

@@ -19,7 +19,7 @@ MAX_RANK = 16
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)
 
 _MEND = "export the model to a single ONNX file with torch.onnx.export"
-_ELEMENT_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
+_ELEMENT_TYPES = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}
 
 
 def parse(data: bytes) -> onnx.ModelProto:
@@ -41,6 +41,11 @@ def parse(data: bytes) -> onnx.ModelProto:
     if model.functions or model.graph.sparse_initializer or model.graph.quantization_annotation:
         raise ModelRejected.at("model", "uses ONNX functions, sparse weights or quantisation, which are not supported", _MEND)
     return model
+
+
+def printable(text: str, length: int) -> str:
+    """Text from a file, fit for a log and a terminal: short, one line, no control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:length])
 
 
 def _sniff(data: bytes) -> None:
@@ -99,17 +104,22 @@ def read_tensor(tensor: onnx.TensorProto, name: str) -> np.ndarray[Any, Any]:
         value = numpy_helper.to_array(tensor)
     except (ValueError, TypeError, IndexError):
         raise ModelRejected.at(where, "cannot be read", _MEND) from None
-    if not np.all(np.isfinite(value)):
-        raise ModelRejected.at(where, "contains NaN or infinity", "check the training run and export finite weights")
+    if np.any(np.isnan(value)):
+        raise ModelRejected.at(where, "contains NaN", "check the training run and export finite weights")
+    if value.dtype == np.float32 and 0 < float(np.abs(value).max(initial=0.0)) < np.finfo(np.float32).tiny:
+        # Some hardware takes such numbers for zero and some does not: the network would not be one function.
+        raise ModelRejected.at(where, "contains only subnormal numbers (below 1.2e-38)", "rescale the weights, or export zeros")
     return value
 
 
 def _stored_elements(tensor: onnx.TensorProto) -> int:
     if tensor.HasField("raw_data"):
-        size = {"int64": 8, "bool": 1}.get(_type_name(tensor.data_type), 4)
+        size = {"int64": 8, "double": 8, "bool": 1}.get(_type_name(tensor.data_type), 4)
         return len(tensor.raw_data) // size if len(tensor.raw_data) % size == 0 else -1
     if tensor.data_type == onnx.TensorProto.FLOAT:
         return len(tensor.float_data)
+    if tensor.data_type == onnx.TensorProto.DOUBLE:
+        return len(tensor.double_data)
     return len(tensor.int64_data if tensor.data_type == onnx.TensorProto.INT64 else tensor.int32_data)
 
 

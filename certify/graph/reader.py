@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,19 +11,27 @@ import onnx
 
 from certify.errors import ModelRejected, Problem
 from certify.graph import proto
+from certify.graph.fold import FOLDED, fold
 from certify.graph.graph import Graph
+from certify.graph.layout import Layout
 from certify.graph.operators import OPERATORS, Node, Operator
-from certify.graph.operators.base import MAX_TENSOR_ELEMENTS
-from certify.graph.operators.shape import BATCH, fold
+from certify.graph.operators.base import MAX_RANK, MAX_TENSOR_ELEMENTS
+
+Array = np.ndarray[Any, Any]
+
+MAX_FLOPS = 2**39  # of one example; a large vision transformer needs a fifth of it
+MAX_LIVE_ELEMENTS = 2**26  # of one example, held at once
+_FOLD_BUDGET = 2**23
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-_CONTROL = {"If", "Loop", "Scan"}
+_CONTROL = {"If", "Loop", "Scan", "SequenceMap"}
+_PASSING = {"Identity", "Dropout"}
 
 
 def read_onnx(data: bytes) -> Graph:
     """The classifier in the bytes of one ONNX file.
 
-    The graph computes what the file says for every batch size, each row alone, although the file may fix the batch to 1.
+    The graph computes what the file says for a batch of one, for each row of any batch alone.
 
     Args:
         data: the file; it is parsed from memory and no other file is ever opened.
@@ -35,41 +43,46 @@ def read_onnx(data: bytes) -> Graph:
     try:
         return _Reader(model).graph()
     except ModelRejected as error:
-        # Names come from the file and may have any length.
-        short = (Problem(field=p.field[:200], detail=p.detail[:400], mend=p.mend) for p in error.problems)
+        # Names come from the file and may have any length and any character.
+        short = (Problem(field=proto.printable(p.field, 200), detail=proto.printable(p.detail, 400), mend=p.mend) for p in error.problems)
         raise ModelRejected(*short) from None
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         # Attributes of a wrong kind and the like: the file contradicts the ONNX standard in a way no check above names.
-        raise ModelRejected.at("model", f"contradicts the ONNX standard ({type(error).__name__}: {error})", "export it again") from None
-
-
-def _too_large(shape: tuple[int, ...]) -> bool:
-    return len(shape) >= proto.MAX_RANK or min(shape, default=1) < 1 or math.prod(shape) > MAX_TENSOR_ELEMENTS
+        detail = proto.printable(f"contradicts the ONNX standard ({type(error).__name__}: {error})", 400)
+        raise ModelRejected.at("model", detail, "export it again") from None
 
 
 class _Reader:
-    """Walks the nodes once; every tensor is either a constant or data with the shape of one example."""
+    """Walks the nodes once; every tensor is either a constant or data with a layout."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.proto = model.graph
         self.opset = proto.opset_of(model)
+        self.class_names = _class_names(model)
         self.constants = proto.constants_of(model.graph)
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.doubled: dict[str, Array] = {}  # of the constants that depend on the batch size: their value at batch size two
+        self.layouts: dict[str, Layout] = {}
         self.alias: dict[str, str] = {}
         self.operators: list[Operator] = []
-        self.folded = 0
+        self.defined = set(self.constants)
+        self.fold_budget = _FOLD_BUDGET + 4 * sum(value.size for value in self.constants.values())
+        self.fixed = False
+        self.read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
 
     def graph(self) -> Graph:
-        name, shape = self._input()
-        self.shapes[name] = shape
+        name, layout = self._input()
+        self.layouts[name] = layout
+        self.defined.add(name)
         for position, node in enumerate(self.proto.node):
             self._node(node, node.name or f"{node.op_type}_{position}")
-        output = self._output()
-        kept = _reachable(self.operators, output)
-        shapes = {name: shape} | {operator.output: operator.shape for operator in kept}
-        return Graph(name, shape, output, shapes[output][0], tuple(kept), shapes)
+        output = self._output(name)
+        kept = tuple(_reachable(self.operators, output))
+        shapes = {name: layout.shape} | {operator.output: operator.shape for operator in kept}
+        graph = Graph(name, layout.shape, output, shapes[output][0], kept, shapes, self.opset, self.class_names)
+        _affordable(graph)
+        return graph
 
-    def _input(self) -> tuple[str, tuple[int, ...]]:
+    def _input(self) -> tuple[str, Layout]:
         inputs = [value for value in self.proto.input if value.name not in self.constants]
         if len(inputs) != 1:
             raise ModelRejected.at("model", f"has {len(inputs)} inputs", "export a classifier with exactly one input")
@@ -77,116 +90,165 @@ class _Reader:
         where = f"model.{inputs[0].name}"
         if tensor.elem_type != onnx.TensorProto.FLOAT:
             raise ModelRejected.at(where, "the input is not float32", "export the model in float32")
-        sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
-        if len(sizes) < 2 or _too_large(tuple(sizes[1:])):
+        sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim[: MAX_RANK + 1]]
+        example = tuple(sizes[1:])
+        if not 2 <= len(sizes) <= MAX_RANK or min(example) < 1 or int(np.prod(example, dtype=object)) > MAX_TENSOR_ELEMENTS:
             raise ModelRejected.at(
                 where, f"the input has shape {sizes}", "export with a batch axis first and a fixed shape for each example after it"
             )
-        if sizes[0] > 1:
+        if sizes[0] > 1 or sizes[0] < 0:
             raise ModelRejected.at(where, f"the batch axis is fixed to {sizes[0]}", "export with batch 1 or a dynamic batch axis")
-        return inputs[0].name, tuple(sizes[1:])
+        self.fixed = sizes[0] == 1
+        return inputs[0].name, Layout.of_example(example)
 
-    def _output(self) -> str:
+    def _output(self, source: str) -> str:
         if len(self.proto.output) != 1:
             raise ModelRejected.at("model", f"has {len(self.proto.output)} outputs", "export a classifier with the logits as only output")
         name = self._resolve(self.proto.output[0].name)
-        shape = self.shapes.get(name)
-        if shape is None or name == next(iter(self.shapes)):
+        layout = self.layouts.get(name)
+        if layout is None or name == source:
             raise ModelRejected.at("model", f"the output {name!r} does not depend on the input", "export the logits as output")
-        if len(shape) != 1 or shape[0] < 2:
+        one_of_one = layout.batch is None  # the file answers its batch of one without a batch axis
+        if not (layout.plain or one_of_one) or len(layout.shape) != 1 or layout.shape[0] < 2:
             raise ModelRejected.at(
                 "model",
-                f"the output of one example has shape {list(shape)}",
+                f"the output of one example has shape {list(layout.shape)}" + ("" if layout.plain or one_of_one else ", without a batch axis in front"),
                 "export logits of shape (batch, classes) with at least 2 classes",
             )
+        if self.class_names is not None and len(self.class_names) != layout.shape[0]:
+            detail = f"names {len(self.class_names)} classes but has {layout.shape[0]} logits"
+            raise ModelRejected.at("model.class_names", detail, "export one name for each logit")
         return name
 
     def _resolve(self, name: str) -> str:
         return self.alias.get(name, name)
 
     def _node(self, node: onnx.NodeProto, name: str) -> None:
-        self._allowed(node, name)
+        _allowed(node, name)
         proto.check_schema(node, name, self.opset)
         outputs = [output for output in node.output if output]
-        if not outputs or not node.output[0] or (len(outputs) > 1 and node.op_type != "Dropout"):
-            raise ModelRejected.at(f"model.{name}", f"{node.op_type} has {len(outputs)} outputs", "export in eval mode")
-        if outputs[0] in self.constants or outputs[0] in self.shapes or outputs[0] in self.alias:
-            raise ModelRejected.at(f"model.{name}", f"the tensor {outputs[0]!r} is defined twice", "export the model again")
+        if not outputs or not node.output[0]:
+            raise ModelRejected.at(f"model.{name}", f"{node.op_type} has {len(outputs)} outputs", "export the model again")
+        extra = [output for output in outputs[1:] if output in self.read] if node.op_type != "Split" else []
+        if extra and self._resolve(node.input[0] if node.input else "") in self.layouts:
+            detail = f"the output {extra[0]!r} of {node.op_type} is used, but only its first can be"
+            raise ModelRejected.at(f"model.{name}", detail, "call model.eval() before the export")
+        for output in outputs:
+            if output in self.defined:
+                raise ModelRejected.at(f"model.{name}", f"the tensor {output!r} is defined twice", "export the model again")
+            self.defined.add(output)
         inputs = [self._resolve(i) for i in node.input]
-        unknown = [i for i in inputs if i and i not in self.constants and i not in self.shapes]
+        unknown = [i for i in inputs if i and i not in self.constants and i not in self.layouts]
         if unknown:
-            raise ModelRejected.at(
-                f"model.{name}", f"reads {unknown[0]!r}, which nothing before it defines", "export the model again; nodes must be sorted"
-            )
-        self._define(node.op_type, name, inputs, outputs[0], proto.attributes_of(node))
+            mend = "export the model again; nodes must be sorted"
+            raise ModelRejected.at(f"model.{name}", f"reads {unknown[0]!r}, which nothing before it defines", mend)
+        self._define(node, name, inputs)
 
-    def _allowed(self, node: onnx.NodeProto, name: str) -> None:
-        known = {*OPERATORS, "Constant", "Identity", "Dropout", "Shape", "Gather", "Concat", "Cast", "Pad"}
-        if node.op_type in known:
-            return
-        why = "is not supported"
-        if node.op_type in _RANDOM:
-            why = "is random, so that the model is no function of its input"
-        elif node.op_type in _CONTROL:
-            why = "is control flow, which is never run"
-        raise ModelRejected.at(
-            f"model.{name}", f"the operator {node.op_type} {why}", f"use only {', '.join(sorted(OPERATORS))}, Identity, Dropout"
-        )
-
-    def _define(self, kind: str, name: str, inputs: list[str], output: str, attributes: dict[str, Any]) -> None:
-        data = [i for i in inputs if i in self.shapes]
+    def _define(self, node: onnx.NodeProto, name: str, inputs: list[str]) -> None:
+        kind, attributes = node.op_type, proto.attributes_of(node)
+        data = [i for i in inputs if i in self.layouts]
         if kind == "Constant":
-            self._keep(output, _constant(name, attributes))
-        elif kind == "Shape" and data:
-            self._keep(
-                output, np.array([BATCH, *self.shapes[data[0]]], dtype=np.int64)[slice(attributes.get("start"), attributes.get("end"))]
-            )
+            self.constants[node.output[0]] = _constant(name, attributes)
+        elif kind in ("Shape", "Size") and data:
+            self._shape(kind, node.output[0], self.layouts[data[0]], slice(attributes.get("start"), attributes.get("end")))
         elif not data:
-            self._fold(kind, name, [self.constants[i] for i in inputs if i], output, attributes)
-        elif kind in ("Identity", "Dropout") or (kind == "Pad" and self._pads_nothing(inputs, attributes)):
+            self._fold(node, name, inputs)
+        elif kind in _PASSING or (kind == "Pad" and self._pads_nothing(inputs, attributes)):
             self._check_eval(kind, name, inputs)
-            self.alias[output] = inputs[0]
+            self.alias[node.output[0]] = inputs[0]
         elif kind in OPERATORS:
-            self._append(kind, name, inputs, output, attributes)
+            self._append(node, name, inputs, attributes)
         else:
             raise ModelRejected.at(f"model.{name}", f"the operator {kind} on data is not supported", "remove this layer before the export")
 
+    def _shape(self, kind: str, output: str, layout: Layout, part: slice) -> None:
+        one = np.array(layout.sizes, dtype=np.int64)
+        two = one.copy()
+        if layout.batch is not None:
+            two[layout.batch] *= 2
+        self.constants[output] = one[part] if kind == "Shape" else np.asarray(one.prod())
+        if not self.fixed and layout.batch is not None:
+            self.doubled[output] = two[part] if kind == "Shape" else np.asarray(two.prod())
+
     def _check_eval(self, kind: str, name: str, inputs: Sequence[str]) -> None:
         training = kind == "Dropout" and len(inputs) > 2 and inputs[2] != ""
-        if inputs[0] not in self.shapes or (training and bool(np.any(self.constants.get(inputs[2], True)))):
+        if inputs[0] not in self.layouts or (training and bool(np.any(self.constants.get(inputs[2], True)))):
             raise ModelRejected.at(f"model.{name}", f"{kind} is in training mode", "call model.eval() before the export")
 
     def _pads_nothing(self, inputs: Sequence[str], attributes: dict[str, Any]) -> bool:
         pads = self.constants.get(inputs[1]) if len(inputs) > 1 else attributes.get("pads")
         return pads is not None and not np.any(pads)
 
-    def _append(self, kind: str, name: str, inputs: list[str], output: str, attributes: dict[str, Any]) -> None:
-        shapes = {i: self.shapes[i] for i in inputs if i in self.shapes}
-        constants = {i: self.constants[i] for i in inputs if i in self.constants}
-        operator = OPERATORS[kind].read(Node(kind, name, tuple(inputs), output, self.opset, attributes, shapes, constants))
-        if _too_large(operator.shape):
-            raise ModelRejected.at(
-                f"model.{name}", f"makes a tensor of shape {list(operator.shape)}", f"keep every tensor below {MAX_TENSOR_ELEMENTS} values"
-            )
-        self.operators.append(operator)
-        self.shapes[output] = operator.shape
+    def _append(self, node: onnx.NodeProto, name: str, inputs: list[str], attributes: dict[str, Any]) -> None:
+        used = dict.fromkeys(i for i in inputs if i)
+        read = Node(
+            type=node.op_type,
+            name=name,
+            inputs=tuple(inputs),
+            outputs=tuple(node.output),
+            opset=self.opset,
+            attributes=attributes,
+            layouts={i: self.layouts[i] for i in used if i in self.layouts},
+            constants={i: self.constants[i] for i in used if i in self.constants},
+            doubled={i: self.doubled[i] for i in used if i in self.doubled},
+            fixed=self.fixed,
+        )
+        for operator in OPERATORS[node.op_type].read_all(read):
+            self.operators.append(operator)
+            self.layouts[operator.output] = operator.layout
 
-    def _fold(self, kind: str, name: str, values: list[np.ndarray[Any, Any]], output: str, attributes: dict[str, Any]) -> None:
-        # Sizes first: a short chain of Concat or Gather could otherwise ask for any amount of memory.
-        grows = {"Concat": 16, "Gather": 16 * max(1, values[-1].size if values else 1)}
-        self.folded += sum(value.size for value in values) * grows.get(kind, 1)
-        if self.folded > proto.MAX_WEIGHT_ELEMENTS:
-            raise ModelRejected.at(f"model.{name}", "makes constants that are too large", "export with constant folding")
-        value = fold(kind, attributes, values)
-        if value is None:
-            raise ModelRejected.at(f"model.{name}", f"the operator {kind} on constants is not supported", "export with constant folding")
-        self._keep(output, value)
+    def _fold(self, node: onnx.NodeProto, name: str, inputs: list[str]) -> None:
+        values = {given: self.constants[used] for given, used in zip(node.input, inputs, strict=True) if given}
+        self._keep(node, self.constants, fold(node, name, self.opset, values, self.fold_budget))
+        if not any(used in self.doubled for used in inputs):
+            return
+        twice = {given: self.doubled.get(used, self.constants[used]) for given, used in zip(node.input, inputs, strict=True) if given}
+        try:
+            self._keep(node, self.doubled, fold(node, name, self.opset, twice, self.fold_budget))
+        except ModelRejected:
+            return  # it works at batch size one alone, and that is what the graph computes
 
-    def _keep(self, name: str, value: np.ndarray[Any, Any]) -> None:
-        self.constants[name] = value
+    def _keep(self, node: onnx.NodeProto, table: dict[str, Array], values: Sequence[Array]) -> None:
+        self.fold_budget -= sum(value.size for value in values)
+        table.update(zip(filter(None, node.output), values, strict=True))
 
 
-def _constant(name: str, attributes: dict[str, Any]) -> np.ndarray[Any, Any]:
+def _allowed(node: onnx.NodeProto, name: str) -> None:
+    if node.op_type in OPERATORS or node.op_type in FOLDED or node.op_type in _PASSING or node.op_type == "Constant":
+        return
+    why = "is not supported"
+    if node.op_type in _RANDOM:
+        why = "is random, so that the model is no function of its input"
+    elif node.op_type in _CONTROL:
+        why = "is control flow, which is never run"
+    mend = "replace this layer by supported ones; docs/design.md lists the operators"
+    raise ModelRejected.at(f"model.{name}", f"the operator {node.op_type} {why}", mend)
+
+
+def _affordable(graph: Graph) -> None:
+    if graph.flops() > MAX_FLOPS:
+        detail = f"needs {graph.flops():.3g} floating-point operations for one example, more than {MAX_FLOPS:.3g}"
+        raise ModelRejected.at("model", detail, "use a smaller network or a smaller input")
+    if graph.live_elements() > MAX_LIVE_ELEMENTS:
+        detail = f"holds {graph.live_elements()} values at once for one example, more than {MAX_LIVE_ELEMENTS}"
+        raise ModelRejected.at("model", detail, "use a smaller network or a smaller input")
+
+
+def _class_names(model: onnx.ModelProto) -> tuple[str, ...] | None:
+    """What `assay export --class-names` writes: a JSON list in the metadata."""
+    texts = [entry.value for entry in model.metadata_props if entry.key == "class_names"]
+    if not texts:
+        return None
+    try:
+        names = json.loads(texts[0][: 2**20])
+    except (ValueError, RecursionError):
+        names = None
+    if len(texts) > 1 or not isinstance(names, list) or not all(isinstance(n, str) and 0 < len(n) <= 200 and n.isprintable() for n in names):
+        raise ModelRejected.at("model.class_names", "is not a JSON list of printable names in the metadata", "export again with --class-names")
+    return tuple(names)
+
+
+def _constant(name: str, attributes: dict[str, Any]) -> Array:
     for key, dtype in (
         ("value", None),
         ("value_float", np.float32),
@@ -196,8 +258,8 @@ def _constant(name: str, attributes: dict[str, Any]) -> np.ndarray[Any, Any]:
     ):
         if key in attributes:
             value = np.asarray(attributes[key], dtype=dtype)
-            if not np.all(np.isfinite(value)):
-                raise ModelRejected.at(f"model.{name}", "contains NaN or infinity", "export finite constants")
+            if np.any(np.isnan(value)):
+                raise ModelRejected.at(f"model.{name}", "contains NaN", "export finite constants")
             return value
     raise ModelRejected.at(f"model.{name}", "Constant has no numeric value", "export the model again")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from certify.graph.operators.activation import Activation, LeakyRelu
-from certify.graph.operators.affine import Arithmetic, Linear
+from certify.graph.operators.activation import Activation, Clip, Gelu, LeakyRelu, Parametric, PRelu, Truth
+from certify.graph.operators.arithmetic import Arithmetic, Where
 from certify.graph.operators.base import Node, Operator
-from certify.graph.operators.convolution import Conv
-from certify.graph.operators.normalisation import BatchNormalization
-from certify.graph.operators.pooling import AveragePool, GlobalAveragePool, MaxPool
+from certify.graph.operators.convolution import Conv, ConvTranspose
+from certify.graph.operators.image import DepthToSpace, Resize
+from certify.graph.operators.linear import Linear
+from certify.graph.operators.normalisation import BatchNormalization, GroupNormalization, LayerNormalization, LocalResponse
+from certify.graph.operators.pooling import AveragePool, GlobalPool, MaxPool
+from certify.graph.operators.product import Einsum, MatMul
+from certify.graph.operators.reduction import CumSum, LpNormalization, Reduce, Softmax
+from certify.graph.operators.select import Concat, Expand, Gather, GatherND, Pad, Slice, Split, Tile
 from certify.graph.operators.shape import Reshape, Transpose
 
 _CLASSES: tuple[type[Operator], ...] = (
@@ -15,13 +20,39 @@ _CLASSES: tuple[type[Operator], ...] = (
     Arithmetic,
     AveragePool,
     BatchNormalization,
+    Clip,
+    Concat,
     Conv,
-    GlobalAveragePool,
+    ConvTranspose,
+    CumSum,
+    DepthToSpace,
+    Einsum,
+    Expand,
+    Gather,
+    GatherND,
+    Gelu,
+    GlobalPool,
+    GroupNormalization,
+    LayerNormalization,
     LeakyRelu,
     Linear,
+    LocalResponse,
+    LpNormalization,
+    MatMul,
     MaxPool,
+    PRelu,
+    Pad,
+    Parametric,
+    Reduce,
     Reshape,
+    Resize,
+    Slice,
+    Softmax,
+    Split,
+    Tile,
     Transpose,
+    Truth,
+    Where,
 )
 
 OPERATORS: dict[str, type[Operator]] = {name: cls for cls in _CLASSES for name in cls.types}

@@ -2,32 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from certify.graph.operators.base import Node, Operator
 
+# The functions bound propagation has been shown sound for.
+_BOUNDED = frozenset({"Relu", "Sigmoid", "Tanh"})
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "Abs": torch.abs,
+    "Acos": torch.acos,
+    "Acosh": torch.acosh,
+    "Asin": torch.asin,
+    "Asinh": torch.asinh,
+    "Atan": torch.atan,
+    "Atanh": torch.atanh,
+    "Ceil": torch.ceil,
+    "Cos": torch.cos,
+    "Cosh": torch.cosh,
+    "Erf": torch.erf,
+    "Exp": torch.exp,
+    "Floor": torch.floor,
+    "HardSwish": F.hardswish,
+    "Log": torch.log,
+    "Mish": F.mish,
+    "Neg": torch.neg,
+    "Not": lambda x: 1 - x,  # truth values are the numbers 0 and 1
+    "Reciprocal": torch.reciprocal,
+    "Relu": torch.relu,
+    "Round": torch.round,
+    "Sigmoid": torch.sigmoid,
+    "Sign": torch.sign,
+    "Sin": torch.sin,
+    "Sinh": torch.sinh,
+    "Softsign": F.softsign,
+    "Sqrt": torch.sqrt,
+    "Tan": torch.tan,
+    "Tanh": torch.tanh,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Activation(Operator):
-    """Relu, Sigmoid, Tanh, Neg."""
+    """A function without parameters."""
 
-    types = ("Relu", "Sigmoid", "Tanh", "Neg")
+    types = tuple(_FUNCTIONS)
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        return cls(**cls.common(node, node.shapes[node.data(0)]))
+        return cls(**cls.common(node, node.layout()))
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
-        return {"Relu": torch.relu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh, "Neg": torch.neg}[self.type](x[0])
+        return _FUNCTIONS[self.type](x[0])
 
     @property
     def unbounded(self) -> str:
-        return "a negation" if self.type == "Neg" else ""
+        return "" if self.type in _BOUNDED else {"Neg": "a negation"}.get(self.type, super().unbounded)
+
+
+def _softplus(x: Tensor) -> Tensor:  # x: any shape
+    return F.softplus(x, threshold=1e9)  # exact everywhere; the default becomes linear above 20
+
+
+# Parameters with the defaults of the ONNX standard, in the order in which the function takes them.
+_PARAMETERS: dict[str, dict[str, float]] = {
+    "Celu": {"alpha": 1.0},
+    "Elu": {"alpha": 1.0},
+    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
+    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+    "Shrink": {"lambd": 0.5, "bias": 0.0},
+    "Softplus": {},
+    "Swish": {"alpha": 1.0},
+    "ThresholdedRelu": {"alpha": 1.0},
+}
+_WITH_PARAMETERS: dict[str, Callable[..., Tensor]] = {
+    "Celu": lambda x, a: x.clamp(min=0) + a * torch.expm1((x / a).clamp(max=0)),
+    "Elu": lambda x, a: x.clamp(min=0) + a * torch.expm1(x.clamp(max=0)),
+    "HardSigmoid": lambda x, a, b: (a * x + b).clamp(0, 1),
+    "Selu": lambda x, a, g: g * (x.clamp(min=0) + a * torch.expm1(x.clamp(max=0))),
+    "Shrink": lambda x, limit, b: torch.where(x < -limit, x + b, torch.where(x > limit, x - b, torch.zeros_like(x))),
+    "Softplus": _softplus,
+    "Swish": lambda x, a: x * torch.sigmoid(a * x),
+    "ThresholdedRelu": lambda x, a: torch.where(x > a, x, torch.zeros_like(x)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parametric(Operator):
+    """A function with a few numbers from the file."""
+
+    types = tuple(_PARAMETERS)
+    parameters: tuple[float, ...]
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        values = tuple(float(node.attributes.get(name, default)) for name, default in _PARAMETERS[node.type].items())
+        if node.type == "Celu" and values[0] == 0:
+            raise node.reject("has alpha = 0")
+        return cls(**cls.common(node, node.layout()), parameters=values)
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
+        return _WITH_PARAMETERS[self.type](x[0], *self.parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +121,7 @@ class LeakyRelu(Operator):
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        return cls(**cls.common(node, node.shapes[node.data(0)]), slope=float(node.attributes.get("alpha", 0.01)))
+        return cls(**cls.common(node, node.layout()), slope=float(node.attributes.get("alpha", 0.01)))
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return F.leaky_relu(x[0], self.slope)
@@ -47,3 +129,94 @@ class LeakyRelu(Operator):
     @property
     def unbounded(self) -> str:
         return "" if 0.0 <= self.slope <= 1.0 else f"a leaky ReLU with slope {self.slope:g}, outside [0, 1]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gelu(Operator):
+    """x times the normal distribution function of x, or its approximation by tanh."""
+
+    types = ("Gelu",)
+    approximate: str
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        approximate = node.attributes.get("approximate", b"none").decode()
+        if approximate not in ("none", "tanh"):
+            raise node.reject(f"has approximate = {approximate!r}")
+        return cls(**cls.common(node, node.layout()), approximate=approximate)
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
+        return F.gelu(x[0], approximate=self.approximate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(Operator):
+    """min(max(x, low), high); an end left out is infinite."""
+
+    types = ("Clip",)
+    low: float
+    high: float
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        low, high = (cls._end(node, 1 + i, name, end) for i, (name, end) in enumerate((("min", -math.inf), ("max", math.inf))))
+        if low > high:
+            raise node.reject(f"has min = {low:g} above max = {high:g}")
+        return cls(**cls.common(node, node.layout()), low=low, high=high)
+
+    @staticmethod
+    def _end(node: Node, position: int, name: str, infinite: float) -> float:
+        if node.has(position):
+            value = node.constant(position)
+            if value.size != 1:
+                raise node.reject(f"has {value.size} values for {name}")
+            return float(value.reshape(-1)[0])
+        return float(node.attributes.get(name, infinite))
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
+        return x[0].clamp(self.low, self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth(Operator):
+    """Cast of data: to a number it stays as it is (truth values are the numbers 0 and 1), to a truth value it becomes 0 or 1."""
+
+    types = ("Cast",)
+    truth: bool
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        to = int(node.attributes.get("to", 0))
+        if to not in (1, 9):
+            raise node.reject(f"of data to the element type number {to} is not supported", "keep the network in float32")
+        return cls(**cls.common(node, node.layout()), truth=to == 9)
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
+        return (x[0] != 0).to(x[0].dtype) if self.truth else x[0]
+
+    @property
+    def unbounded(self) -> str:
+        return super().unbounded if self.truth else ""
+
+    @property
+    def flops(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PRelu(Operator):
+    """x where it is positive, slope * x elsewhere; the slope is shared along axes of length 1."""
+
+    types = ("PRelu",)
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        from certify.graph.operators.arithmetic import beside  # which explains how constants meet data
+
+        slope = beside(node, node.layout(), node.weight(1))
+        if np.broadcast_shapes(slope.shape, node.layout().shape) != node.layout().shape:
+            raise node.reject(f"has slopes of shape {list(slope.shape)} for examples of shape {list(node.layout().shape)}")
+        return cls(**cls.common(node, node.layout(), weights={"slope": slope}))
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
+        return torch.where(x[0] > 0, x[0], x[0] * weights["slope"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,62 +13,117 @@ import torch
 from torch import Tensor
 
 from certify.errors import ModelRejected
+from certify.graph.layout import Layout, Shape
 
-Shape = tuple[int, ...]
-
-MAX_TENSOR_ELEMENTS = 2**26  # of one example
-Weights = Mapping[str, np.ndarray[Any, Any]]
+MAX_TENSOR_ELEMENTS = 2**24  # of one example
+MAX_RANK = 16
+Array = np.ndarray[Any, Any]
+Weights = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class Node:
     """One ONNX node as an operator reads it.
 
-    `inputs` keep their ONNX positions ("" for one left out). `shapes` holds the shape of one example, without the batch axis, for
-    every input that depends on the data; `constants` the value of every other input.
+    Args:
+        inputs: in their ONNX positions ("" for one left out).
+        outputs: likewise.
+        layouts: of every input that depends on the data.
+        constants: the value of every other input, at batch size one.
+        doubled: of the constants that depend on the batch size, the value at batch size two.
+        fixed: the file fixes the batch to 1.
     """
 
     type: str
     name: str
     inputs: tuple[str, ...]
-    output: str
+    outputs: tuple[str, ...]
     opset: int
     attributes: Mapping[str, Any]
-    shapes: Mapping[str, Shape]
+    layouts: Mapping[str, Layout]
     constants: Weights
+    doubled: Weights = field(default_factory=dict)
+    fixed: bool = False
+
+    @property
+    def output(self) -> str:
+        return self.outputs[0]
 
     def reject(self, detail: str, mend: str = "change this layer before the export") -> ModelRejected:
         return ModelRejected.at(f"model.{self.name}", f"{self.type} {detail}", mend)
 
+    def across_batch(self) -> ModelRejected:
+        return self.reject("works across the batch axis, so that examples would influence one another", "keep to the axes after the batch")
+
     def data(self, position: int) -> str:
         """The name of input `position`, which must depend on the data."""
-        if position < len(self.inputs) and self.inputs[position] in self.shapes:
+        if position < len(self.inputs) and self.inputs[position] in self.layouts:
             return self.inputs[position]
         raise self.reject(f"needs a data tensor as input {position}")
 
-    def constant(self, position: int) -> np.ndarray[Any, Any]:
+    def layout(self, position: int = 0) -> Layout:
+        return self.layouts[self.data(position)]
+
+    def shape(self, position: int = 0) -> Shape:
+        """The shape of one example of an input that has the batch as its first axis."""
+        layout = self.layout(position)
+        if not layout.plain:
+            raise self.reject(f"needs the batch as first axis, but it is axis {layout.batch} of {_sizes(layout)}", "keep the batch axis first")
+        return layout.shape
+
+    def is_data(self, position: int) -> bool:
+        return position < len(self.inputs) and self.inputs[position] in self.layouts
+
+    def constant(self, position: int) -> Array:
         """The value of input `position`, which must not depend on the data."""
         if position < len(self.inputs) and self.inputs[position] in self.constants:
             return self.constants[self.inputs[position]]
         raise self.reject(f"needs a constant as input {position}")
 
+    def integers(self, position: int, name: str) -> list[int] | None:
+        """A list of integers that is the input `position` in later opsets and the attribute `name` in earlier ones; null when absent."""
+        if self.has(position):
+            return [int(v) for v in self.constant(position).reshape(-1)]
+        value = self.attributes.get(name)
+        return None if value is None else [int(v) for v in np.reshape(value, -1)]
+
     def has(self, position: int) -> bool:
         return position < len(self.inputs) and self.inputs[position] != ""
 
-    def weight(self, position: int) -> np.ndarray[Any, Any]:
+    def weight(self, position: int) -> Array:
         """A constant that takes part in the arithmetic: float32."""
         value = self.constant(position)
         if value.dtype != np.float32:
             raise self.reject(f"has weights of type {value.dtype}", "export the model in float32")
+        if not np.all(np.isfinite(value)):
+            where = f"model.{self.inputs[position]}"
+            raise ModelRejected.at(where, "contains infinity", "check the training run and export finite weights")
         return value
+
+    def axis(self, axis: int, position: int = 0) -> int:
+        """An ONNX axis of a data input counted from the front, along which the operator may work."""
+        layout = self.layout(position)
+        found = layout.normal(axis)
+        if found is None:
+            raise self.reject(f"has the axis {axis} for a tensor of {layout.rank} axes")
+        if found == layout.batch:
+            raise self.across_batch()
+        return found
+
+    def axes(self, axes: Iterable[int], position: int = 0) -> list[int]:
+        found = sorted({self.axis(axis, position) for axis in axes})
+        if len(found) != len(list(axes)):
+            raise self.reject(f"names an axis twice: {list(axes)}")
+        return found
+
+
+def _sizes(layout: Layout) -> str:
+    return str(["batch" if axis == layout.batch and not layout.merged else size for axis, size in enumerate(layout.sizes)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operator(ABC):
-    """One step of the graph. Shapes are those of one example; axis 0 of every tensor at run time is the batch.
-
-    `unbounded` says why bound propagation cannot treat it; empty when it can.
-    """
+    """One step of the graph. At run time every tensor is (batch, *shape)."""
 
     types: ClassVar[tuple[str, ...]] = ()
 
@@ -75,8 +131,13 @@ class Operator(ABC):
     name: str
     inputs: tuple[str, ...]
     output: str
-    shape: Shape
+    layout: Layout
     weights: Weights = field(default_factory=dict, repr=False)
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of one example of the output."""
+        return self.layout.shape
 
     @classmethod
     @abstractmethod
@@ -87,37 +148,55 @@ class Operator(ABC):
             ModelRejected: the node asks for something outside the allow-list; the reason names it.
         """
 
+    @classmethod
+    def read_all(cls, node: Node) -> tuple[Operator, ...]:
+        """As `read`, for nodes with several outputs: one operator for each."""
+        return (cls.read(node),)
+
     @abstractmethod
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape of each input)
         """The output, (batch, *shape). No row depends on another."""
 
     @property
     def unbounded(self) -> str:
-        return ""
+        """What about it bound propagation has not been shown sound for; empty when it has. Operators speak up when they are fit."""
+        return f"the operator {self.type}"
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for one example; a multiplication and an addition count as two."""
+        return math.prod(self.shape)
 
     def for_bounds(self) -> Operator:
         """The same function in a form that the bound engine treats soundly; weights may become float64."""
         return self
 
     @classmethod
-    def common(cls, node: Node, shape: Shape, *, inputs: tuple[str, ...] | None = None, weights: Weights | None = None) -> dict[str, Any]:
-        """The fields that every operator fills the same way."""
+    def common(
+        cls, node: Node, layout: Layout, *, inputs: tuple[str, ...] | None = None, weights: Weights | None = None, output: str = ""
+    ) -> dict[str, Any]:
+        """The fields that every operator fills the same way; a result that is too large is refused before anything is made."""
+        if layout.rank > MAX_RANK or min(layout.sizes, default=1) < 1 or math.prod(layout.sizes) > MAX_TENSOR_ELEMENTS:
+            # The first sizes only: a hostile file may have very many.
+            shown = list(layout.shape[:MAX_RANK])
+            raise node.reject(f"makes a tensor of shape {shown}", f"keep every tensor below {MAX_TENSOR_ELEMENTS} values and {MAX_RANK} axes")
         return {
             "type": node.type,
             "name": node.name,
             "inputs": inputs or (node.data(0),),
-            "output": node.output,
-            "shape": shape,
+            "output": output or node.output,
+            "layout": layout,
             "weights": weights or {},
         }
 
 
-def spatial_pads(value: np.ndarray[Any, Any] | list[int]) -> list[int]:
+def as_tensor(value: Array, dtype: torch.dtype) -> Tensor:
+    """An exact copy: numbers in float32 or float64, indices and masks as they are."""
+    copy = torch.from_numpy(np.array(value))
+    return copy.to(dtype) if copy.is_floating_point() else copy
+
+
+def spatial_pads(value: Array | list[int]) -> list[int]:
     """ONNX pads (all begins, then all ends) in the order of torch.nn.functional.pad (last axis first, begin and end together)."""
     half = len(value) // 2
     return [int(value[side * half + axis]) for axis in reversed(range(half)) for side in (0, 1)]
-
-
-def as_tensor(value: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
-    """An exact copy in float32 or float64."""
-    return torch.from_numpy(np.array(value)).to(dtype)

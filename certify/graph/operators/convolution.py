@@ -1,18 +1,26 @@
-"""Convolution in one and two dimensions."""
+"""Convolution in one, two and three dimensions, and its transpose."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Node, Operator, spatial_pads
+from certify.graph.layout import Layout
+from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator, spatial_pads
 
 MAX_STEP = 2**20
+
+
+def step_sizes(node: Node, name: str, rank: int) -> tuple[int, ...]:
+    """Strides or dilations: one for each axis, 1 by default."""
+    value = tuple(int(v) for v in node.attributes.get(name) or (1,) * rank)
+    if len(value) != rank or min(value) < 1 or max(value) > MAX_STEP:
+        raise node.reject(f"has {name} {list(value)[:8]} for {rank} axes")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,25 +35,18 @@ class Window:
     @classmethod
     def read(cls, node: Node, kernel: tuple[int, ...], spatial: tuple[int, ...]) -> Window:
         rank = len(kernel)
-        if len(spatial) != rank or rank not in (1, 2):
-            raise node.reject(f"has a kernel of {rank} axes on examples of {len(spatial)} spatial axes", "use 1-D or 2-D windows")
+        if len(spatial) != rank or rank not in (1, 2, 3):
+            raise node.reject(f"has a kernel of {rank} axes on examples of {len(spatial)} spatial axes", "use 1-D, 2-D or 3-D windows")
         if min(kernel) < 1 or tuple(node.attributes.get("kernel_shape") or kernel) != kernel:
             raise node.reject(f"has a kernel of shape {list(kernel)} that its weight or attribute contradicts")
-        strides = cls._sizes(node, "strides", rank)
-        dilations = cls._sizes(node, "dilations", rank)
+        strides = step_sizes(node, "strides", rank)
+        dilations = step_sizes(node, "dilations", rank)
         pads = cls._pads(node, kernel, strides, dilations, spatial)
         padded = [size + pads[axis] + pads[rank + axis] for axis, size in enumerate(spatial)]
         # A padded copy may be made: a few bytes of file must not ask for terabytes.
-        if math.prod((node.shapes[node.data(0)][0], *padded)) > MAX_TENSOR_ELEMENTS:
+        if math.prod((node.shape()[0], *padded)) > MAX_TENSOR_ELEMENTS:
             raise node.reject(f"pads its input to {padded}, more than {MAX_TENSOR_ELEMENTS} values")
         return cls(kernel=kernel, strides=strides, dilations=dilations, pads=pads)
-
-    @staticmethod
-    def _sizes(node: Node, name: str, rank: int) -> tuple[int, ...]:
-        value = tuple(int(v) for v in node.attributes.get(name) or (1,) * rank)
-        if len(value) != rank or min(value) < 1 or max(value) > MAX_STEP:
-            raise node.reject(f"has {name} {list(value)} for {rank} axes")
-        return value
 
     @staticmethod
     def _pads(
@@ -89,6 +90,25 @@ class Window:
         return tuple(sizes)
 
 
+def _filters(node: Node) -> tuple[dict[str, Array], int]:
+    """Weight and bias, and the number of groups."""
+    weight, shape = node.weight(1), node.shape()
+    if weight.ndim not in (3, 4, 5) or len(shape) != weight.ndim - 1:
+        raise node.reject(f"has a weight of shape {list(weight.shape)} on examples of shape {list(shape)}", "use 1-D, 2-D or 3-D convolutions")
+    groups = int(node.attributes.get("group", 1))
+    per_group, features = weight.shape[1], weight.shape[0]
+    channels = per_group * groups if node.type == "Conv" else features
+    if groups < 1 or shape[0] != channels or features % groups:
+        raise node.reject(f"has a weight of shape {list(weight.shape)} in {groups} groups on {shape[0]} channels")
+    made = features if node.type == "Conv" else per_group * groups
+    weights = {"weight": weight}
+    if node.has(2):
+        weights["bias"] = node.weight(2)
+        if weights["bias"].shape != (made,):
+            raise node.reject(f"has a bias of shape {list(weights['bias'].shape)} for {made} channels")
+    return weights, groups
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conv(Operator):
     """Cross-correlation with groups, strides, dilations and zero padding."""
@@ -99,25 +119,14 @@ class Conv(Operator):
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        weight, shape = node.weight(1), node.shapes[node.data(0)]
-        groups = int(node.attributes.get("group", 1))
-        if weight.ndim not in (3, 4) or len(shape) != weight.ndim - 1:
-            raise node.reject(
-                f"has a weight of shape {list(weight.shape)} on examples of shape {list(shape)}", "use 1-D or 2-D convolutions"
-            )
-        if groups < 1 or shape[0] != weight.shape[1] * groups or weight.shape[0] % groups:
-            raise node.reject(f"has a weight of shape {list(weight.shape)} in {groups} groups on {shape[0]} channels")
-        window = Window.read(node, tuple(weight.shape[2:]), shape[1:])
-        weights: dict[str, Any] = {"weight": weight}
-        if node.has(2):
-            weights["bias"] = node.weight(2)
-            if weights["bias"].shape != (weight.shape[0],):
-                raise node.reject(f"has a bias of shape {list(weights['bias'].shape)} for {weight.shape[0]} channels")
-        output = (weight.shape[0], *window.output(node, shape[1:]))
-        return cls(**cls.common(node, output, weights=weights), window=window, groups=groups)
+        weights, groups = _filters(node)
+        spatial = node.shape()[1:]
+        window = Window.read(node, tuple(weights["weight"].shape[2:]), spatial)
+        layout = Layout.of_example((weights["weight"].shape[0], *window.output(node, spatial)))
+        return cls(**cls.common(node, layout, weights=weights), window=window, groups=groups)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, *spatial)
-        convolve = F.conv2d if len(self.window.kernel) == 2 else F.conv1d
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.window.kernel) - 1]
         value, padding = x[0], self.window.begins
         if not self.window.symmetric:
             value, padding = F.pad(value, spatial_pads(list(self.window.pads))), (0,) * len(padding)
@@ -125,6 +134,67 @@ class Conv(Operator):
 
     @property
     def unbounded(self) -> str:
-        if len(self.window.kernel) == 1:
-            return "a 1-D convolution"
+        if len(self.window.kernel) != 2:
+            return f"a {len(self.window.kernel)}-D convolution"
         return "" if self.window.symmetric else "a convolution with different padding on opposite sides"
+
+    @property
+    def flops(self) -> int:
+        return 2 * math.prod(self.shape) * math.prod(self.weights["weight"].shape[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvTranspose(Operator):
+    """The transpose of a convolution: spreads each value over a window; `crops` are cut off (begins, then ends; below zero: added)."""
+
+    types = ("ConvTranspose",)
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    crops: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        weights, groups = _filters(node)
+        kernel, spatial = tuple(weights["weight"].shape[2:]), node.shape()[1:]
+        if tuple(node.attributes.get("kernel_shape") or kernel) != kernel:
+            raise node.reject("has a kernel_shape that its weight contradicts")
+        rank = len(kernel)
+        strides, dilations = step_sizes(node, "strides", rank), step_sizes(node, "dilations", rank)
+        full = tuple((size - 1) * s + (k - 1) * d + 1 for size, s, k, d in zip(spatial, strides, kernel, dilations, strict=True))
+        channels = weights["weight"].shape[1] * groups
+        cls.common(node, Layout.of_example((channels, *full)))  # made before it is cropped
+        crops = _crops(node, spatial, strides, full)
+        sizes = tuple(size - crops[axis] - crops[rank + axis] for axis, size in enumerate(full))
+        layout = Layout.of_example((channels, *sizes))
+        return cls(**cls.common(node, layout, weights=weights), strides=strides, dilations=dilations, crops=crops, groups=groups)
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, *spatial)
+        spread = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.strides) - 1]
+        full = spread(x[0], weights["weight"], None, self.strides, 0, 0, self.groups, self.dilations)
+        value = F.pad(full, [-crop for crop in spatial_pads(list(self.crops))])
+        return value + weights["bias"].reshape(-1, *(1,) * len(self.strides)) if "bias" in weights else value
+
+    @property
+    def flops(self) -> int:
+        taps = math.prod(-(-k // s) for k, s in zip(self.weights["weight"].shape[2:], self.strides, strict=True))
+        return 2 * math.prod(self.shape) * taps * self.weights["weight"].shape[0] // self.groups
+
+
+def _crops(node: Node, spatial: tuple[int, ...], strides: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
+    rank = len(full)
+    extra = [int(v) for v in node.attributes.get("output_padding") or (0,) * rank]
+    pads = [int(v) for v in node.attributes.get("pads") or (0,) * (2 * rank)]
+    wanted = [int(v) for v in node.attributes.get("output_shape") or ()][-rank:]
+    auto = node.attributes.get("auto_pad", b"NOTSET").decode()
+    if len(extra) != rank or len(pads) != 2 * rank or min(*pads, *extra) < 0 or max(*pads, *extra) > MAX_STEP or auto[:4] not in ("", "NOTS", "VALI", "SAME"):
+        raise node.reject(f"has pads {pads[:8]}, output_padding {extra[:8]} or auto_pad {auto[:20]!r}")
+    if auto.startswith("SAME") and not wanted:
+        wanted = [size * s for size, s in zip(spatial, strides, strict=True)]
+    if not wanted:
+        return tuple(pads[:rank] + [end - more for end, more in zip(pads[rank:], extra, strict=True)])
+    if len(wanted) != rank:
+        raise node.reject(f"has output_shape {wanted}")
+    totals = [size - want for size, want in zip(full, wanted, strict=True)]
+    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    return tuple(small + large if auto == "SAME_UPPER" else large + small)

@@ -1,16 +1,18 @@
-"""Normalisation with stored statistics."""
+"""Normalisation: with stored statistics, and with those of each example alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.graph.operators.affine import ScaleShift
-from certify.graph.operators.base import Node, Operator
+from certify.graph.operators.arithmetic import ScaleShift
+from certify.graph.operators.base import Array, Node, Operator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +28,21 @@ class BatchNormalization(Operator):
             raise node.reject("in training mode mixes the examples of a batch", "call model.eval() before the export")
         if not node.attributes.get("spatial", 1):
             raise node.reject("with spatial = 0 is not supported")
-        shape = node.shapes[node.data(0)]
+        shape = node.shape()
         weights = {name: node.weight(i + 1) for i, name in enumerate(("scale", "bias", "mean", "var"))}
         if not shape or any(value.shape != (shape[0],) for value in weights.values()):
             raise node.reject(f"has statistics that do not fit examples of shape {list(shape)}")
         epsilon = float(node.attributes.get("epsilon", 1e-5))
         if not np.all(weights["var"].astype(np.float64) + epsilon > 0):
             raise node.reject("has a negative variance")
-        return cls(**cls.common(node, shape, weights=weights), epsilon=epsilon)
+        return cls(**cls.common(node, node.layout(), weights=weights), epsilon=epsilon)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, ...)
         return F.batch_norm(x[0], weights["mean"], weights["var"], weights["scale"], weights["bias"], False, 0.0, self.epsilon)
+
+    @property
+    def unbounded(self) -> str:
+        return ""
 
     def for_bounds(self) -> Operator:
         """One multiplication and one addition, made in float64 from the float32 weights of the file."""
@@ -49,6 +55,113 @@ class BatchNormalization(Operator):
             name=self.name,
             inputs=self.inputs,
             output=self.output,
-            shape=self.shape,
+            layout=self.layout,
             weights={"scale": scale.reshape(channels), "shift": shift.reshape(channels)},
         )
+
+    @property
+    def flops(self) -> int:
+        return 2 * math.prod(self.shape)
+
+
+def _epsilon(node: Node) -> float:
+    epsilon = float(node.attributes.get("epsilon", 1e-5))
+    if epsilon < 0:
+        raise node.reject(f"has epsilon = {epsilon:g}")
+    return epsilon
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNormalization(Operator):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, mean and variance over the last axes; without the mean for RMS."""
+
+    types = ("LayerNormalization", "RMSNormalization")
+    normalised: tuple[int, ...]
+    epsilon: float
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        layout = node.layout()
+        start = node.axis(int(node.attributes.get("axis", -1)))
+        if layout.batch is not None and layout.batch > start:
+            raise node.across_batch()
+        normalised = layout.sizes[start:]
+        weights = {"scale": cls._affine(node, 1, normalised)}
+        if node.has(2):
+            weights["bias"] = cls._affine(node, 2, normalised)
+        return cls(**cls.common(node, layout, weights=weights), normalised=normalised, epsilon=_epsilon(node))
+
+    @staticmethod
+    def _affine(node: Node, position: int, normalised: tuple[int, ...]) -> Array:
+        value = node.weight(position)
+        if value.ndim > len(normalised) or np.broadcast_shapes(value.shape, normalised) != normalised:
+            raise node.reject(f"has a weight of shape {list(value.shape)} for the axes {list(normalised)}")
+        return np.ascontiguousarray(np.broadcast_to(value, normalised))
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, ..., *normalised)
+        if self.type == "LayerNormalization":
+            return F.layer_norm(x[0], self.normalised, weights["scale"], weights.get("bias"), self.epsilon)
+        return F.rms_norm(x[0], self.normalised, weights["scale"], self.epsilon)
+
+    @property
+    def flops(self) -> int:
+        return 5 * math.prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupNormalization(Operator):
+    """As layer normalisation, over all positions of a group of channels of one example; instance normalisation has one channel a group."""
+
+    types = ("GroupNormalization", "InstanceNormalization")
+    groups: int
+    epsilon: float
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        shape = node.shape()
+        groups = int(node.attributes.get("num_groups", 0)) if node.type == "GroupNormalization" else (shape or (0,))[0]
+        if len(shape) < 2 or groups < 1 or shape[0] % groups:
+            raise node.reject(f"has {groups} groups for examples of shape {list(shape)}")
+        # Before opset 21 a scale and a bias for each group, since then for each channel.
+        given = groups if node.type == "GroupNormalization" and node.opset < 21 else shape[0]
+        weights = {name: node.weight(i + 1) for i, name in enumerate(("scale", "bias"))}
+        if any(value.shape != (given,) for value in weights.values()):
+            raise node.reject(f"has weights that do not fit {given} values")
+        weights = {name: np.repeat(value, shape[0] // given) for name, value in weights.items()}
+        return cls(**cls.common(node, node.layout(), weights=weights), groups=groups, epsilon=_epsilon(node))
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, ...)
+        return F.group_norm(x[0], self.groups, weights["scale"], weights["bias"], self.epsilon)
+
+    @property
+    def flops(self) -> int:
+        return 5 * math.prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalResponse(Operator):
+    """x / (bias + alpha * mean of x^2 over neighbouring channels) ^ beta."""
+
+    types = ("LRN",)
+    size: int
+    alpha: float
+    beta: float
+    bias: float
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        size, shape = int(node.attributes.get("size", 0)), node.shape()
+        if len(shape) < 2 or not 1 <= size <= 2 * shape[0]:
+            raise node.reject(f"has size {size} for examples of shape {list(shape)}")
+        numbers = {name: float(node.attributes.get(name, default)) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))}
+        return cls(**cls.common(node, node.layout()), size=size, **numbers)
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, ...)
+        squares = x[0].square().flatten(2).transpose(1, 2)  # (batch, positions, channels)
+        padded = F.pad(squares, ((self.size - 1) // 2, self.size // 2))
+        mean = F.avg_pool1d(padded, self.size, 1).transpose(1, 2).reshape(x[0].shape)
+        return x[0] / torch.pow(self.bias + self.alpha * mean, self.beta)
+
+    @property
+    def flops(self) -> int:
+        return (self.size + 4) * math.prod(self.shape)

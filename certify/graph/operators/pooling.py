@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.graph.operators.base import Node, Operator, spatial_pads
+from certify.graph.layout import Layout
+from certify.graph.operators.base import Array, Node, Operator, spatial_pads
 from certify.graph.operators.convolution import Window
 
 
-def _window(node: Node) -> Window:
+def _window(node: Node) -> tuple[Window, tuple[int, ...]]:
+    """The window, and how far the last ones reach over the padded edge on each axis (ceil_mode)."""
     kernel = tuple(int(v) for v in node.attributes.get("kernel_shape") or ())
-    window = Window.read(node, kernel, node.shapes[node.data(0)][1:])
+    spatial = node.shape()[1:]
+    window = Window.read(node, kernel, spatial)
     if any(pad >= k for pad, k in zip(window.pads, window.kernel * 2, strict=True)):
         raise node.reject(f"has pads {list(window.pads)} as large as its kernel {list(kernel)}")
-    if node.attributes.get("ceil_mode", 0) and not _divides(window, node.shapes[node.data(0)][1:]):
-        raise node.reject("with ceil_mode has windows that reach over the edge", "pool without ceil_mode")
-    return window
+    if node.attributes.get("storage_order", 0):
+        raise node.reject("with storage_order is not supported")
+    over = tuple(_overhang(window, axis, size) if node.attributes.get("ceil_mode", 0) else 0 for axis, size in enumerate(spatial))
+    return window, over
 
 
-def _divides(window: Window, spatial: tuple[int, ...]) -> bool:
+def _overhang(window: Window, axis: int, size: int) -> int:
+    """By how much a last, partial window reaches over; one that would start in the padding at the end does not count."""
+    half, stride = len(window.kernel), window.strides[axis]
+    room = size + window.pads[axis] + window.pads[half + axis] - (window.kernel[axis] - 1) * window.dilations[axis] - 1
+    steps = -(-room // stride)
+    if room < 0 or steps * stride >= size + window.pads[axis]:
+        return 0
+    return steps * stride - room
+
+
+def _stretched(window: Window, over: tuple[int, ...]) -> Window:
     half = len(window.kernel)
-    return all(
-        (size + window.pads[i] + window.pads[half + i] - (window.kernel[i] - 1) * window.dilations[i] - 1) % window.strides[i] == 0
-        for i, size in enumerate(spatial)
-    )
+    return replace(window, pads=window.pads[:half] + tuple(e + o for e, o in zip(window.pads[half:], over, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +52,14 @@ class MaxPool(Operator):
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        shape, window = node.shapes[node.data(0)], _window(node)
-        if any(window.pads) and set(window.dilations) != {1}:
-            raise node.reject("with both padding and dilations may have windows without any value")
-        return cls(**cls.common(node, (shape[0], *window.output(node, shape[1:]))), window=window)
+        shape, (plain, over) = node.shape(), _window(node)
+        window = _stretched(plain, over)
+        if not np.all(_counts(plain, over, shape[1:], False)):
+            raise node.reject("has windows without any value")
+        return cls(**cls.common(node, Layout.of_example((shape[0], *window.output(node, shape[1:])))), window=window)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, *spatial)
-        pool = F.max_pool2d if len(self.window.kernel) == 2 else F.max_pool1d
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(self.window.kernel) - 1]
         value = x[0]
         if any(self.window.pads):
             value = F.pad(value, spatial_pads(list(self.window.pads)), value=float("-inf"))
@@ -54,50 +68,81 @@ class MaxPool(Operator):
     @property
     def unbounded(self) -> str:
         plain = self.window.kernel == self.window.strides and not any(self.window.pads) and set(self.window.dilations) == {1}
-        return "" if plain and len(self.window.kernel) == 2 else "max pooling whose windows overlap, are padded, dilated or 1-D"
+        return "" if plain and len(self.window.kernel) == 2 else "max pooling whose windows overlap, are padded, dilated or not 2-D"
+
+    @property
+    def flops(self) -> int:
+        return math.prod(self.shape) * math.prod(self.window.kernel)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePool(Operator):
-    """The mean of each window; with `count_padding` the zeros of the padding count as values."""
+    """The sum of each window over `share`: the number of values in it, the zeros of the padding counted or not."""
 
     types = ("AveragePool",)
     window: Window
-    count_padding: bool
+    even: bool  # every window holds the same number of values
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        shape, window = node.shapes[node.data(0)], _window(node)
-        if set(window.dilations) != {1}:
+        shape, (plain, over) = node.shape(), _window(node)
+        if set(plain.dilations) != {1}:
             raise node.reject("with dilations is not supported")
-        if not window.symmetric:
-            raise node.reject("with different padding on opposite sides is not supported", "pad both sides alike")
-        if any(2 * pad > k for pad, k in zip(window.begins, window.kernel, strict=True)):
-            raise node.reject("is padded by more than half its kernel")
-        count = bool(node.attributes.get("count_include_pad", 0))
-        return cls(**cls.common(node, (shape[0], *window.output(node, shape[1:]))), window=window, count_padding=count)
+        window = _stretched(plain, over)
+        sizes = window.output(node, shape[1:])
+        counts = _counts(plain, over, shape[1:], bool(node.attributes.get("count_include_pad", 0)))
+        layout = Layout.of_example((shape[0], *sizes))
+        even = bool(np.all(counts == math.prod(window.kernel)))
+        weights = {} if even else {"share": (math.prod(window.kernel) / counts).astype(np.float64)}
+        return cls(**cls.common(node, layout, weights=weights), window=window, even=even)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, *spatial)
-        pool = F.avg_pool2d if len(self.window.kernel) == 2 else F.avg_pool1d
-        return pool(x[0], self.window.kernel, self.window.strides, self.window.begins, False, self.count_padding)
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(self.window.kernel) - 1]
+        value = F.pad(x[0], spatial_pads(list(self.window.pads))) if any(self.window.pads) else x[0]
+        mean: Tensor = pool(value, self.window.kernel, self.window.strides)
+        return mean if self.even else mean * weights["share"]
 
     @property
     def unbounded(self) -> str:
         return "average pooling over windows"
 
+    @property
+    def flops(self) -> int:
+        return math.prod(self.shape) * math.prod(self.window.kernel)
+
+
+def _counts(window: Window, over: tuple[int, ...], spatial: tuple[int, ...], count_padding: bool) -> Array:
+    """How many values each window holds; what a partial last window has beyond the padding never counts."""
+    half, counts = len(spatial), np.ones((), dtype=np.float64)
+    for axis, size in enumerate(spatial):
+        begin, end = window.pads[axis], window.pads[half + axis]
+        line = np.zeros(begin + size + end + over[axis])
+        line[0 if count_padding else begin : begin + size + (end if count_padding else 0)] = 1.0
+        span = (window.kernel[axis] - 1) * window.dilations[axis] + 1
+        windows = np.lib.stride_tricks.sliding_window_view(line, span)[:: window.strides[axis], :: window.dilations[axis]]
+        counts = counts[..., None] * windows.sum(axis=-1)
+    return counts
+
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalAveragePool(Operator):
-    """The mean over all positions of each channel."""
+class GlobalPool(Operator):
+    """The mean or the maximum over all positions of each channel."""
 
-    types = ("GlobalAveragePool",)
+    types = ("GlobalAveragePool", "GlobalMaxPool")
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        shape = node.shapes[node.data(0)]
-        if len(shape) != 3:
+        shape = node.shape()
+        if len(shape) not in (2, 3, 4):
             raise node.reject(f"on examples of shape {list(shape)} is not supported", "use it on (channels, height, width)")
-        return cls(**cls.common(node, (shape[0], 1, 1)))
+        return cls(**cls.common(node, Layout.of_example((shape[0], *(1,) * (len(shape) - 1)))))
 
-    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, height, width)
-        return F.adaptive_avg_pool2d(x[0], 1)
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, *spatial)
+        if self.type == "GlobalMaxPool":
+            return x[0].flatten(2).amax(-1).reshape(-1, *self.shape)
+        # The form auto-LiRPA knows; the plain mean where it does not apply.
+        return F.adaptive_avg_pool2d(x[0], 1) if x[0].dim() == 4 else x[0].flatten(2).mean(-1).reshape(-1, *self.shape)
+
+    @property
+    def unbounded(self) -> str:
+        return "" if self.type == "GlobalAveragePool" and len(self.shape) == 3 else super().unbounded

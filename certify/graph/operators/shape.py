@@ -1,132 +1,140 @@
-"""Operators that move values and never compute; the batch axis stays where it is."""
+"""Operators that give the values of an example other axes and never compute."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from certify.graph.operators.base import Node, Operator, Shape
-
-# Stands for the unknown batch size in shape arithmetic (Shape -> Gather -> Concat -> Reshape); no real size can be this.
-BATCH = -(2**62)
-MAX_AXES = 16
+from certify.graph.layout import Layout, Shape
+from certify.graph.operators.base import MAX_RANK, Node, Operator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reshape(Operator):
+class Movement(Operator):
+    """What moves values: linear, exact, and free."""
+
+    @property
+    def flops(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reshape(Movement):
     """Another shape for the values of each example: Reshape, Flatten, Squeeze, Unsqueeze."""
 
     types = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        shape = node.shapes[node.data(0)]
-        target = {"Reshape": _reshaped, "Flatten": _flattened, "Squeeze": _squeezed, "Unsqueeze": _unsqueezed}[node.type](node, shape)
-        if math.prod(target) != math.prod(shape):
-            raise node.reject(f"cannot turn examples of shape {list(shape)} into {list(target)}")
-        return cls(**cls.common(node, target))
+        layout = {"Reshape": _reshaped, "Flatten": _flattened, "Squeeze": _squeezed, "Unsqueeze": _unsqueezed}[node.type](node)
+        return cls(**cls.common(node, layout))
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
         return x[0].flatten(1) if len(self.shape) == 1 else x[0].reshape(-1, *self.shape)
 
+    @property
+    def unbounded(self) -> str:
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Transpose(Operator):
-    """Axes of each example in another order."""
+class Transpose(Movement):
+    """Axes of each example in another order; where the batch stands in the file does not matter at run time."""
 
     types = ("Transpose",)
     order: tuple[int, ...]
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        shape = node.shapes[node.data(0)]
-        order = [int(v) for v in node.attributes.get("perm") or reversed(range(len(shape) + 1))]
-        if sorted(order) != list(range(len(shape) + 1)):
-            raise node.reject(f"has the order {order} for {len(shape) + 1} axes")
-        if order[0] != 0:
-            raise node.reject("moves the batch axis", "keep axis 0 first")
-        return cls(**cls.common(node, tuple(shape[axis - 1] for axis in order[1:])), order=tuple(order))
+        layout = node.layout()
+        order = [int(v) for v in node.attributes.get("perm") or reversed(range(layout.rank))]
+        if sorted(order) != list(range(layout.rank)):
+            raise node.reject(f"has the order {order[:MAX_RANK]} for {layout.rank} axes")
+        kept = (layout.position(axis) + 1 for axis in order if axis in layout.own)
+        return cls(**cls.common(node, layout.permuted(order)), order=(0, *kept))
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
-        return x[0].permute(self.order)
+        value = x[0].permute(self.order)
+        return value if len(self.order) == len(self.shape) + 1 else value.reshape(-1, *self.shape)
+
+    @property
+    def unbounded(self) -> str:
+        return ""
 
 
-def axes_of(node: Node) -> list[int]:
-    """The axes of Squeeze and Unsqueeze: an attribute before opset 13, an input since."""
-    if node.has(1):
-        return [int(v) for v in node.constant(1).reshape(-1)]
-    return [int(v) for v in node.attributes.get("axes") or ()]
+def resolved(node: Node, target: list[int], sizes: Shape) -> Shape | None:
+    """A Reshape target with its 0 and -1 filled in; null when it does not fit."""
+    zero_copies = not node.attributes.get("allowzero", 0)
+    if len(target) > MAX_RANK:
+        raise node.reject(f"has a target of {len(target)} axes")
+    filled = [sizes[i] if v == 0 and zero_copies and i < len(sizes) else v for i, v in enumerate(target)]
+    if filled.count(-1) > 1 or any(v < -1 or v == 0 for v in filled):
+        return None
+    known, total = math.prod(v for v in filled if v != -1), math.prod(sizes)
+    if -1 in filled:
+        if total % known:
+            return None
+        filled[filled.index(-1)] = total // known
+    return tuple(filled) if math.prod(filled) == total else None
 
 
-def _reshaped(node: Node, shape: Shape) -> Shape:
-    if node.attributes.get("allowzero", 0):
-        raise node.reject("with allowzero is not supported")
-    if node.constant(1).size > MAX_AXES:
-        raise node.reject(f"has a target of {node.constant(1).size} axes")
-    target = [int(v) for v in node.constant(1).reshape(-1)]
-    if not target:
-        raise node.reject("to a scalar merges the examples of a batch")
-    rest = [shape[i] if v == 0 and i < len(shape) else v for i, v in enumerate(target[1:])]
-    if BATCH in rest or any(v < -1 or v == 0 for v in rest) or rest.count(-1) > 1:
-        raise node.reject("has a target shape that does not keep the batch axis first")
-    if -1 in rest:
-        known, total = math.prod(v for v in rest if v != -1), math.prod(shape)
-        if target[0] == -1 or total % known:
-            raise node.reject(f"cannot turn examples of shape {list(shape)} into {target[1:]}")
-        rest[rest.index(-1)] = total // known
-    # A leading 1 is the batch of one that the file was exported with.
-    if target[0] not in (0, 1, -1, BATCH):
-        raise node.reject(f"fixes the batch axis to {target[0]}", "reshape with -1 or the batch size first")
-    return tuple(rest)
+def _reshaped(node: Node) -> Layout:
+    layout, name = node.layout(), node.inputs[1]
+    target = [int(v) for v in node.constant(1).reshape(-1)[: MAX_RANK + 1]]
+    one = resolved(node, target, layout.sizes)
+    if one is None:
+        raise node.reject(f"cannot turn examples of shape {list(layout.shape)} into {target}")
+    doubled = None
+    if not node.fixed and layout.batch is not None:
+        twice = [int(v) for v in node.doubled.get(name, node.constant(1)).reshape(-1)]
+        sizes = tuple(size * 2 if axis == layout.batch else size for axis, size in enumerate(layout.sizes))
+        # A target without any trace of the batch works for a batch of one only.
+        doubled = resolved(node, twice, sizes)
+    found = layout.reshaped(one, doubled)
+    if found is None:
+        raise node.reject(f"to {target} mixes the batch with other axes", "reshape with -1 or the batch size first")
+    return found
 
 
-def _flattened(node: Node, shape: Shape) -> Shape:
+def _flattened(node: Node) -> Layout:
+    layout = node.layout()
     axis = int(node.attributes.get("axis", 1))
-    axis = axis + len(shape) + 1 if axis < 0 else axis
-    if axis > len(shape) + 1 or (axis != 1 and not (axis > 1 and math.prod(shape[: axis - 1]) == 1)):
-        raise node.reject(f"at axis {axis} merges the batch axis", "flatten at axis 1")
-    return (math.prod(shape),)
+    axis = axis + layout.rank if axis < 0 else axis
+    if not 0 <= axis <= layout.rank:
+        raise node.reject(f"has the axis {axis} for {layout.rank} axes")
+    sizes = (math.prod(layout.sizes[:axis]), math.prod(layout.sizes[axis:]))
+    if layout.batch is None or (node.fixed and sizes[0] == 1):
+        return Layout(sizes, None).adopted()
+    side = int(layout.batch >= axis)
+    return Layout(sizes, side, math.prod(layout.sizes[axis if side else 0 : layout.batch]) * layout.outer)
 
 
-def _squeezed(node: Node, shape: Shape) -> Shape:
-    rank = len(shape) + 1
-    axes = [axis % rank if -rank <= axis < rank else 0 for axis in axes_of(node)]
-    if not axes or 0 in axes or any(shape[axis - 1] != 1 for axis in axes):
+def _squeezed(node: Node) -> Layout:
+    layout = node.layout()
+    named = node.integers(1, "axes") or []
+    if node.fixed and layout.batch in [layout.normal(axis) for axis in named]:
+        layout = Layout(layout.sizes, None)  # a batch of one: this axis is no more special than the others
+        return Layout(tuple(s for i, s in enumerate(layout.sizes) if i not in _ones(node, layout, named)), None).adopted()
+    axes = node.axes(named)
+    if not axes or any(layout.sizes[axis] != 1 for axis in axes):
         raise node.reject("must name axes of length 1, never the batch axis")
-    return tuple(size for i, size in enumerate(shape) if i + 1 not in axes)
+    return layout.without(axes)
 
 
-def _unsqueezed(node: Node, shape: Shape) -> Shape:
-    axes = axes_of(node)
-    rank = len(shape) + 1 + len(axes)
-    axes = sorted(axis % rank for axis in axes if -rank <= axis < rank)
-    if not axes or 0 in axes or len(set(axes)) != rank - len(shape) - 1:
-        raise node.reject("must name new axes, never in front of the batch axis")
-    sizes = iter(shape)
-    return tuple(1 if i in axes else next(sizes) for i in range(1, rank))
+def _ones(node: Node, layout: Layout, named: list[int]) -> list[int]:
+    axes = [axis % layout.rank for axis in named if layout.normal(axis) is not None]
+    if len(axes) != len(named) or any(layout.sizes[axis] != 1 for axis in axes):
+        raise node.reject("must name axes of length 1")
+    return axes
 
 
-def fold(node_type: str, attributes: Mapping[str, Any], values: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any] | None:
-    """The value of a node whose inputs are all constants, for the few types that exports leave on parameters and shapes."""
-    if node_type in ("Identity",):
-        return values[0]
-    if node_type == "Transpose":
-        return np.transpose(values[0], attributes.get("perm"))
-    if node_type == "Concat":
-        return np.concatenate(values, axis=int(attributes["axis"]))
-    if node_type == "Gather":
-        return np.take(values[0], values[1].astype(np.int64), axis=int(attributes.get("axis", 0)))
-    if node_type == "Cast" and values[0].dtype == np.int64 and attributes.get("to") == 7:
-        return values[0]
-    if node_type in ("Unsqueeze", "Squeeze"):
-        axes = tuple(int(v) for v in (values[1].reshape(-1) if len(values) > 1 else attributes.get("axes") or ()))
-        return np.expand_dims(values[0], axes) if node_type == "Unsqueeze" else np.squeeze(values[0], axes or None)
-    if node_type == "Reshape" and not attributes.get("allowzero", 0) and not np.any(values[1] == BATCH):
-        target = [values[0].shape[i] if v == 0 else int(v) for i, v in enumerate(values[1].reshape(-1))]
-        return values[0].reshape(target)
-    return None
+def _unsqueezed(node: Node) -> Layout:
+    layout, axes = node.layout(), node.integers(1, "axes") or []
+    rank = layout.rank + len(axes)
+    places = {axis % rank for axis in axes if -rank <= axis < rank}
+    if not axes or len(places) != len(axes) or rank > MAX_RANK:
+        raise node.reject(f"must name new axes, each once, below {MAX_RANK}")
+    return layout.inserted(places)

@@ -1,0 +1,203 @@
+"""Arithmetic, comparison and choice, elementwise with broadcasting, of data and of constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.graph.layout import Layout
+from certify.graph.operators.base import Array, Node, Operator
+
+
+def _truth(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Truth values are the numbers 0 and 1."""
+    return lambda a, b: function(a, b).to(torch.promote_types(a.dtype, torch.float32))
+
+
+_TWO: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Add": torch.add,
+    "Sub": torch.sub,
+    "Mul": torch.mul,
+    "Div": torch.div,
+    "Pow": torch.pow,
+    "Equal": _truth(torch.eq),
+    "Greater": _truth(torch.gt),
+    "GreaterOrEqual": _truth(torch.ge),
+    "Less": _truth(torch.lt),
+    "LessOrEqual": _truth(torch.le),
+    "And": torch.mul,
+    "Or": torch.maximum,
+    "Xor": _truth(torch.ne),
+}
+_MANY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"Max": torch.maximum, "Min": torch.minimum, "Sum": torch.add, "Mean": torch.add}
+
+
+# Where an attention mask may have minus infinity.
+_MASKING = frozenset({"Add", "Where", "Min", "Max"})
+
+
+def beside(node: Node, layout: Layout, constant: Array) -> Array:
+    """A constant as it meets one example of `layout` (which has at least as many axes): without the batch axis.
+
+    Raises:
+        ModelRejected: it has several values along the batch, so that it would treat examples differently by their place.
+    """
+    if layout.batch is None or constant.ndim < layout.rank - layout.batch:
+        return constant
+    from_end = layout.rank - layout.batch
+    place = constant.ndim - from_end
+    if constant.shape[place] != 1:
+        raise node.reject(f"has a constant of shape {list(constant.shape)} along the batch axis")
+    return constant if layout.merged else constant.reshape(constant.shape[:place] + constant.shape[place + 1 :])
+
+
+def broadcast(node: Node, operands: list[int]) -> tuple[Layout, dict[int, Layout], dict[int, Array]]:
+    """The layout that inputs broadcast to; the layouts of those that are data, with axes put in front; the constants beside them.
+
+    Raises:
+        ModelRejected: the shapes do not fit, or the batch would meet another axis.
+    """
+    rank = max(node.layout(i).rank if node.is_data(i) else node.constant(i).ndim for i in operands)
+    data = {i: node.layout(i).padded(rank) for i in operands if node.is_data(i)}
+    data = agreed(data)
+    first = next(iter(data.values()))
+    if len({(layout.batch, layout.outer, layout.merged) for layout in data.values()}) > 1:
+        shapes = " and ".join(str(list(layout.shape)) for layout in data.values())
+        raise node.reject(f"would align the batch axis with another one: shapes {shapes}")
+    constants = {i: beside(node, first, node.constant(i)) for i in operands if i not in data}
+    try:
+        shape = np.broadcast_shapes(*(layout.shape for layout in data.values()), *(c.shape for c in constants.values()))
+    except ValueError:
+        raise node.reject(_misfit([list(layout.shape) for layout in data.values()], [list(c.shape) for c in constants.values()])) from None
+    if first.batch is None:
+        return first.resized(shape), data, constants
+    sizes = shape if first.merged else (*shape[: first.batch], 1, *shape[first.batch :])
+    if sizes[first.batch] != first.sizes[first.batch]:
+        raise node.across_batch()
+    return first.resized(sizes), data, constants
+
+
+def agreed(data: dict[int, Layout]) -> dict[int, Layout]:
+    """In a file for a batch of one, tensors that have lost the batch axis take it where the others have it, or all let it go."""
+    batches = {layout.batch for layout in data.values()}
+    if None not in batches or len(batches) == 1:
+        return data
+    place = next(batch for batch in batches if batch is not None)
+    fits = len(batches) == 2 and all(layout.sizes[place] == 1 for layout in data.values())
+    return {i: Layout(layout.sizes, place if fits else None) for i, layout in data.items()}
+
+
+def _misfit(data: list[list[int]], constants: list[list[int]]) -> str:
+    of_data = f"cannot combine examples of shape {' and '.join(map(str, data))}"
+    return of_data + (f" with a constant of shape {' and '.join(map(str, constants))}" if constants else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broadcast(Operator):
+    """What arithmetic shares: operands in their order, data by position among the inputs, constants by name among the weights."""
+
+    # For each operand the shape to view its data as (axes of length 1 in front), or null for the constant of its place.
+    views: tuple[tuple[int, ...] | None, ...]
+
+    @classmethod
+    def operands(cls, node: Node, places: list[int]) -> dict[str, Any]:
+        layout, data, constants = broadcast(node, places)
+        weights = {str(i): _number(node, value) for i, value in constants.items()}
+        inputs = tuple(node.inputs[i] for i in places if i in data)
+        views = tuple(data[i].shape if i in data else None for i in places)
+        return {**cls.common(node, layout, inputs=inputs, weights=weights), "views": views}
+
+    def values(self, weights: Mapping[str, Tensor], x: tuple[Tensor, ...]) -> list[Tensor]:  # x: (batch, *shape) each
+        """The operands in order, ready to broadcast."""
+        rest = iter(x)
+        return [
+            weights[str(place)] if view is None else _viewed(next(rest), view) for place, view in enumerate(self.views)
+        ]
+
+    @property
+    def widens(self) -> bool:
+        return any(view is not None and view != self.shape for view in self.views)
+
+
+def _viewed(x: Tensor, view: tuple[int, ...]) -> Tensor:  # x: (batch, *shape)
+    return x if tuple(x.shape[1:]) == view else x.reshape(-1, *view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic(Broadcast):
+    """Two operands, or several for Max, Min, Sum and Mean; each data or a constant that no example shares with another."""
+
+    types = (*_TWO, *_MANY)
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        if node.type in _TWO and len(node.inputs) != 2:
+            raise node.reject(f"needs two inputs, has {len(node.inputs)}")
+        read = cls(**cls.operands(node, list(range(len(node.inputs)))))
+        if node.type == "Div" and not np.all(read.weights.get("1", 1)):
+            raise node.reject("divides by zero")
+        return read
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape) each
+        values = self.values(weights, x)
+        if self.type in _TWO:
+            return _TWO[self.type](*values)
+        total = reduce(_MANY[self.type], values)
+        return total / len(values) if self.type == "Mean" else total
+
+    @property
+    def unbounded(self) -> str:
+        if self.type not in ("Add", "Sub", "Mul", "Div"):
+            return super().unbounded
+        if self.type in ("Mul", "Div") and len(self.inputs) == 2:
+            return "a product or quotient of two data tensors"
+        if self.widens:  # bounds on broadcast data have not been shown sound
+            return "arithmetic that broadcasts data to a larger shape"
+        return "a constant divided by data" if self.type == "Div" and self.views[0] is None else ""
+
+
+def _number(node: Node, value: Array) -> Array:
+    if value.dtype == np.bool_:
+        return value.astype(np.float32)
+    if value.dtype != np.float32 and not (node.type == "Pow" and value.dtype.kind == "i"):
+        raise node.reject(f"has weights of type {value.dtype}", "export the model in float32")
+    if node.type not in _MASKING and not np.all(np.isfinite(value)):
+        raise node.reject("has a constant with infinity in it", "check the training run and export finite weights")
+    return value.astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleShift(Operator):
+    """x * scale + shift with per-channel constants: what a normalisation in eval mode is."""
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        raise node.reject("is not an ONNX operator")
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
+        return x[0] * weights["scale"] + weights["shift"]
+
+    @property
+    def unbounded(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where(Broadcast):
+    """One of two operands by a condition, itself a constant or data (the numbers 0 and 1)."""
+
+    types = ("Where",)
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        return cls(**cls.operands(node, [0, 1, 2]))
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape) each
+        condition, yes, no = self.values(weights, x)
+        return torch.where(condition != 0, yes, no)

@@ -1,0 +1,147 @@
+"""Products of tensors: MatMul in all its forms, and Einsum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.graph.layout import Layout
+from certify.graph.operators.arithmetic import agreed, beside
+from certify.graph.operators.base import Array, Node, Operator
+from certify.graph.operators.linear import LeftMatMul, Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatMul(Operator):
+    """x @ y over the last two axes; the axes before them broadcast, the batch among them."""
+
+    types = ("MatMul",)
+    views: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+    inner: int
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        if not node.is_data(1) and node.constant(1).ndim == 2:
+            return Linear.of_matmul(node)
+        if not node.is_data(0) and node.constant(0).ndim == 2:
+            return LeftMatMul.read(node)
+        ranks = [node.layout(i).rank if node.is_data(i) else node.constant(i).ndim for i in (0, 1)]
+        if min(ranks) < 2:
+            raise node.reject(f"of tensors of {ranks[0]} and {ranks[1]} axes is not supported")
+        found = [cls._side(node, i, max(ranks)) for i in (0, 1)]
+        layouts = agreed({i: side for i, side in enumerate(found) if isinstance(side, Layout)})
+        sides = [layouts.get(i, side) for i, side in enumerate(found)]
+        layout, inner = _multiplied(node, sides)
+        constants = {str(i): beside(node, layout, side) for i, side in enumerate(sides) if isinstance(side, np.ndarray)}
+        inputs = tuple(node.inputs[i] for i, side in enumerate(sides) if isinstance(side, Layout))
+        left, right = (side.shape if isinstance(side, Layout) else None for side in sides)
+        return cls(**cls.common(node, layout, inputs=inputs, weights=constants), views=(left, right), inner=inner)
+
+    @staticmethod
+    def _side(node: Node, position: int, rank: int) -> Layout | Array:
+        if not node.is_data(position):
+            return node.weight(position)
+        layout = node.layout(position).padded(rank)
+        if layout.batch is not None and layout.batch >= rank - 2:
+            raise node.across_batch()
+        return layout
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, ..., rows, columns) each
+        rest = iter(x)
+        left, right = (
+            weights[str(i)] if view is None else next(rest).reshape(-1, *view) for i, view in enumerate(self.views)
+        )
+        return torch.matmul(left, right)
+
+    @property
+    def unbounded(self) -> str:
+        return "a product of two data tensors" if len(self.inputs) == 2 else "a product with a stack of matrices"
+
+    @property
+    def flops(self) -> int:
+        return 2 * math.prod(self.shape) * self.inner
+
+
+def _multiplied(node: Node, sides: list[Layout | Array]) -> tuple[Layout, int]:
+    """The layout of the product, and the length of the axis that is summed over."""
+    layouts = [side for side in sides if isinstance(side, Layout)]
+    first = layouts[0]
+    if any((side.batch, side.outer, side.merged) != (first.batch, first.outer, first.merged) for side in layouts):
+        raise node.across_batch()
+    shapes = [side.sizes if isinstance(side, Layout) else side.shape for side in sides]
+    try:
+        front = tuple(np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2]))
+    except ValueError:
+        front = ()
+    if shapes[0][-1] != shapes[1][-2] or _moves_batch(first, front):
+        raise node.reject(f"cannot multiply shapes {list(shapes[0])} and {list(shapes[1])}")
+    if len(front) != first.rank - 2:
+        raise node.reject(f"cannot multiply shapes {list(shapes[0])} and {list(shapes[1])}")
+    return first.resized((*front, shapes[0][-2], shapes[1][-1])), int(shapes[0][-1])
+
+
+def _moves_batch(layout: Layout, front: tuple[int, ...]) -> bool:
+    return layout.batch is not None and front[layout.batch : layout.batch + 1] != (layout.sizes[layout.batch],)
+
+
+_RUN_TIME_BATCH = "Z"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Einsum(Operator):
+    """A sum of products by letters; the batch has a letter of its own, which every data input and the output carry."""
+
+    types = ("Einsum",)
+    equation: str
+    order: tuple[bool, ...]  # for each operand, whether it is data
+    work: int
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        equation = node.attributes.get("equation", b"").decode(errors="replace").replace(" ", "")
+        terms, arrow, output = equation.partition("->")
+        operands = terms.split(",")
+        known = all(term.isalpha() and _RUN_TIME_BATCH not in term for term in [*operands, output])
+        if not arrow or len(operands) != len(node.inputs) > 0 or len(operands) > 2 or not known or any(len(set(t)) != len(t) for t in [*operands, output]):
+            raise node.reject(f"has the equation {equation[:80]!r}", "write one letter for each axis and an explicit output")
+        layouts = {i: node.layout(i) for i in range(len(operands)) if node.is_data(i)}
+        letters = {operands[i][layout.batch] for i, layout in layouts.items() if layout.batch is not None and len(operands[i]) == layout.rank}
+        merged = any(layout.merged or layout.batch is None for layout in layouts.values())
+        constants = {str(i): node.weight(i) for i in range(len(operands)) if not node.is_data(i)}
+        batch = next(iter(letters), "")
+        if len(letters) != 1 or merged or batch not in output or any(batch in operands[int(i)] for i in constants):
+            raise node.across_batch()
+        sizes = _letter_sizes(node, operands)
+        if any(letter not in sizes for letter in output):
+            raise node.reject(f"has the equation {equation[:80]!r}")
+        layout = Layout(tuple(sizes[letter] for letter in output), output.index(batch))
+        written = [(_RUN_TIME_BATCH if node.is_data(i) else "") + term.replace(batch, "") for i, term in enumerate(operands)]
+        inputs = tuple(node.inputs[i] for i in range(len(operands)) if node.is_data(i))
+        return cls(
+            **cls.common(node, layout, inputs=inputs, weights=constants),
+            equation=f"{','.join(written)}->{_RUN_TIME_BATCH}{output.replace(batch, '')}",
+            order=tuple(node.is_data(i) for i in range(len(operands))),
+            work=len(operands) * math.prod(sizes.values()),
+        )
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape) each
+        rest = iter(x)
+        return torch.einsum(self.equation, *(next(rest) if data else weights[str(i)] for i, data in enumerate(self.order)))
+
+    @property
+    def flops(self) -> int:
+        return self.work
+
+
+def _letter_sizes(node: Node, operands: list[str]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for i, term in enumerate(operands):
+        shape = node.layout(i).sizes if node.is_data(i) else node.constant(i).shape
+        if len(shape) != len(term) or any(sizes.setdefault(letter, size) != size for letter, size in zip(term, shape, strict=True)):
+            raise node.reject(f"has an operand of shape {list(shape)} for the letters {term[:40]!r}")
+    return sizes

@@ -1,0 +1,283 @@
+"""Operators that pick, join and repeat values of each example: Slice, Split, Gather, Concat, Expand, Tile, Pad."""
+
+from __future__ import annotations
+
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from certify.graph.layout import Layout
+from certify.graph.operators.arithmetic import beside
+from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator
+from certify.graph.operators.shape import Movement
+
+_END = 2**31 - 1  # from here on an end of a slice means "to the end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice(Movement):
+    """A range of places along each axis."""
+
+    types = ("Slice",)
+    ranges: tuple[tuple[int, int, int], ...]  # start, stop and step for each axis of an example; steps may be negative
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        layout = node.layout()
+        starts, ends = node.integers(1, "starts") or [], node.integers(2, "ends") or []
+        axes = node.integers(3, "axes") or list(range(len(starts)))
+        steps = node.integers(4, "steps") or [1] * len(starts)
+        if not len(starts) == len(ends) == len(axes) == len(steps) <= layout.rank or 0 in steps:
+            raise node.reject(f"has {len(starts)} starts, {len(ends)} ends, {len(axes)} axes and {len(steps)} steps")
+        ranges = {axis: (0, size, 1) for axis, size in enumerate(layout.sizes)}
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            if layout.normal(axis) == layout.batch and start == 0 and step == 1 and (end >= _END or (node.fixed and end >= 1)):
+                continue  # all of the batch
+            place = node.axis(axis)
+            ranges[place] = slice(start, end, step).indices(layout.sizes[place])
+        return cls._of(node, layout, ranges, node.output)
+
+    @classmethod
+    def _of(cls, node: Node, layout: Layout, ranges: Mapping[int, tuple[int, int, int]], output: str) -> Operator:
+        sizes = tuple(len(range(*ranges[axis])) for axis in range(layout.rank))
+        if 0 in sizes:
+            raise node.reject("leaves nothing")
+        kept = tuple(ranges[axis] for axis in layout.own)
+        return cls(**cls.common(node, layout.resized(sizes), output=output), ranges=kept)
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
+        index = [slice(None)] + [slice(start, stop, step) if step > 0 else slice(None) for start, stop, step in self.ranges]
+        value = x[0][tuple(index)]
+        for dim, (start, stop, step) in enumerate(self.ranges, start=1):
+            if step < 0:  # torch knows no negative steps
+                value = value.index_select(dim, torch.arange(start, stop, step, device=value.device))
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Slice):
+    """Consecutive ranges along one axis: a slice for each output that is used."""
+
+    types = ("Split",)
+
+    @classmethod
+    def read_all(cls, node: Node) -> tuple[Operator, ...]:
+        layout, count = node.layout(), len(node.outputs)
+        axis = node.axis(int(node.attributes.get("axis", 0)))
+        size = layout.sizes[axis]
+        parts = node.integers(1, "split") or [min(-(-size // count), max(0, size - i * -(-size // count))) for i in range(count)]
+        if len(parts) != count or min(parts) < 1 or sum(parts) != size:
+            raise node.reject(f"cannot split {size} values into {parts[:8]}")
+        ends = np.cumsum(parts)
+        whole = {place: (0, length, 1) for place, length in enumerate(layout.sizes)}
+        return tuple(
+            cls._of(node, layout, {**whole, axis: (int(end) - part, int(end), 1)}, output)
+            for part, end, output in zip(parts, ends, node.outputs, strict=True)
+            if output
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gather(Movement):
+    """The places along one axis that a constant names; a single number takes the axis away."""
+
+    types = ("Gather",)
+    dim: int
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        if not node.is_data(0):
+            raise node.reject("by data looks values up in a table, which is not supported", "feed the network with numbers, not with indices")
+        layout, indices = node.layout(), node.constant(1)
+        axis = node.axis(int(node.attributes.get("axis", 0)))
+        size = layout.sizes[axis]
+        if indices.dtype.kind != "i" or indices.size < 1 or indices.min() < -size or indices.max() >= size:
+            raise node.reject(f"names places outside an axis of {size}")
+        sizes = layout.sizes[:axis] + indices.shape + layout.sizes[axis + 1 :]
+        batch = layout.batch
+        if batch is not None and axis < batch:
+            batch += indices.ndim - 1
+        return cls(
+            **cls.common(node, Layout(sizes, batch, layout.outer), weights={"indices": indices.astype(np.int64) % size}),
+            dim=layout.position(axis) + 1,
+        )
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
+        return x[0].index_select(self.dim, weights["indices"].reshape(-1)).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherND(Movement):
+    """The places along the first axes that a constant names, one tuple for each value of the result."""
+
+    types = ("GatherND",)
+    view: tuple[int, ...]
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        layout, indices = node.layout(), node.constant(1)
+        depth = indices.shape[-1] if indices.ndim else 0
+        if node.attributes.get("batch_dims", 0) or indices.dtype.kind != "i" or not 0 < depth <= layout.rank or not indices.size:
+            raise node.reject("is supported for constant indices and batch_dims = 0 only")
+        if layout.batch is not None and layout.batch < depth:
+            raise node.across_batch()
+        first = layout.sizes[:depth]
+        if (indices < -np.array(first)).any() or (indices >= np.array(first)).any():
+            raise node.reject(f"names places outside axes of {list(first)}")
+        places = np.ravel_multi_index(tuple(np.moveaxis(indices % np.array(first), -1, 0)), first)
+        batch = None if layout.batch is None else layout.batch - depth + indices.ndim - 1
+        output = Layout(indices.shape[:-1] + layout.sizes[depth:], batch, layout.outer)
+        weights = {"places": places.reshape(-1).astype(np.int64)}
+        return cls(**cls.common(node, output, weights=weights), view=(int(np.prod(first)), *layout.shape[depth:]))
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
+        return x[0].reshape(-1, *self.view).index_select(1, weights["places"]).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat(Movement):
+    """Tensors one after another along an axis; constants are the same for every example."""
+
+    types = ("Concat",)
+    order: tuple[bool, ...]  # for each part, whether it is data
+    dim: int
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        order = tuple(node.is_data(i) for i in range(len(node.inputs)))
+        first = node.layout(order.index(True))
+        axis = node.axis(int(node.attributes.get("axis", 0)), order.index(True))
+        length = 0
+        for i, data in enumerate(order):
+            sizes = node.layout(i).sizes if data else node.weight(i).shape
+            same = len(sizes) == first.rank and all(a == b for k, (a, b) in enumerate(zip(sizes, first.sizes, strict=True)) if k != axis)
+            if not same or (data and (node.layout(i).batch, node.layout(i).outer) != (first.batch, first.outer)):
+                raise node.reject(f"cannot join shapes {list(first.sizes)} and {list(sizes[:16])} along axis {axis}")
+            length += sizes[axis]
+        layout = first.resized(length if k == axis else size for k, size in enumerate(first.sizes))
+        weights = {str(i): beside(node, first, node.weight(i)) for i, data in enumerate(order) if not data}
+        inputs = tuple(node.inputs[i] for i, data in enumerate(order) if data)
+        return cls(**cls.common(node, layout, inputs=inputs, weights=weights), order=order, dim=first.position(axis) + 1)
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any) each
+        rest = iter(x)
+        parts = [next(rest) if data else weights[str(i)].expand(len(x[0]), *weights[str(i)].shape) for i, data in enumerate(self.order)]
+        return torch.cat(parts, self.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expand(Movement):
+    """Values repeated along axes of length 1, and along new ones in front."""
+
+    types = ("Expand",)
+    view: tuple[int, ...]
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        target = [int(v) for v in node.constant(1).reshape(-1)[:17]]
+        layout = node.layout().padded(len(target))
+        wanted = [1] * (layout.rank - len(target)) + target
+        sizes = tuple(max(a, b) for a, b in zip(layout.sizes, wanted, strict=True))
+        if any(b not in (1, s) and a != 1 or b < 1 for a, b, s in zip(layout.sizes, wanted, sizes, strict=True)):
+            raise node.reject(f"cannot expand examples of shape {list(layout.shape)} to {target}")
+        if layout.batch is not None and sizes[layout.batch] != layout.sizes[layout.batch]:
+            raise node.across_batch()
+        return cls(**cls.common(node, layout.resized(sizes)), view=layout.shape)
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
+        return x[0].reshape(-1, *self.view).expand(-1, *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile(Movement):
+    """Each axis a number of times over."""
+
+    types = ("Tile",)
+    repeats: tuple[int, ...]
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        layout, repeats = node.layout(), [int(v) for v in node.constant(1).reshape(-1)]
+        if len(repeats) != layout.rank or min(repeats) < 1:
+            raise node.reject(f"has repeats {repeats[:16]} for {layout.rank} axes")
+        if layout.batch is not None and repeats[layout.batch] != 1:
+            raise node.across_batch()
+        output = layout.resized(size * times for size, times in zip(layout.sizes, repeats, strict=True))
+        return cls(**cls.common(node, output), repeats=(1, *(repeats[axis] for axis in layout.own)))
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
+        return x[0].repeat(self.repeats)
+
+
+_NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(Movement):
+    """Axes made longer by a constant, or by values of the example itself (`index_`, places along an axis); or cut."""
+
+    types = ("Pad",)
+    pads: tuple[int, ...]  # in the order of torch
+    value: float
+    along: tuple[int, ...]
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        layout, mode = node.layout(), node.attributes.get("mode", b"constant").decode()
+        begins, ends = _pads(node, layout)
+        sizes = tuple(b + size + e for b, size, e in zip(begins, layout.sizes, ends, strict=True))
+        output = layout.resized(sizes)
+        kept = layout.own
+        if mode == "constant":
+            pads = tuple(side[axis] for axis in reversed(kept) for side in (begins, ends))
+            return cls(**cls.common(node, output), pads=pads, value=_fill(node), along=())
+        if mode not in _NUMPY_MODES or (mode == "reflect" and any(max(b, e) >= n for b, e, n in zip(begins, ends, layout.sizes, strict=True))):
+            raise node.reject(f"with mode {mode[:20]!r} is not supported for these sizes")
+        if min(*begins, *ends) < 0:
+            raise node.reject(f"with mode {mode!r} and negative pads is not supported")
+        common = cls.common(node, output)
+        weights = {
+            str(layout.position(axis) + 1): np.pad(np.arange(layout.sizes[axis]), (begins[axis], ends[axis]), mode=_NUMPY_MODES[mode])
+            for axis in kept
+            if begins[axis] or ends[axis]
+        }
+        return cls(**{**common, "weights": weights}, pads=(), value=0.0, along=tuple(map(int, weights)))
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
+        if not self.along:
+            return F.pad(x[0], self.pads, value=self.value)
+        value = x[0]
+        for dim in self.along:
+            value = value.index_select(dim, weights[str(dim)])
+        return value
+
+
+def _pads(node: Node, layout: Layout) -> tuple[list[int], list[int]]:
+    """How much each ONNX axis grows at its beginning and at its end."""
+    pads = node.integers(1, "pads") or []
+    axes = node.integers(3, "axes") if node.has(3) else list(range(layout.rank))
+    if axes is None or len(pads) != 2 * len(axes) or len(axes) > layout.rank or any(abs(pad) > MAX_TENSOR_ELEMENTS for pad in pads):
+        raise node.reject(f"has {len(pads)} pads for {layout.rank} axes, or pads that are too large")
+    begins, ends = [0] * layout.rank, [0] * layout.rank
+    for i, axis in enumerate(axes):
+        if pads[i] or pads[len(axes) + i]:
+            place = node.axis(axis)
+            begins[place], ends[place] = pads[i], pads[len(axes) + i]
+    return begins, ends
+
+
+def _fill(node: Node) -> float:
+    if node.has(2):
+        value = node.constant(2)
+        if value.size != 1:
+            raise node.reject("has several fill values")
+        return float(value.reshape(-1)[0])
+    return float(node.attributes.get("value", 0.0))
+
+
