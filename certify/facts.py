@@ -14,11 +14,12 @@ class TensorFact(Frozen):
 
 
 class OperatorFact(Frozen):
-    """One operator of the graph: its name, ONNX type and output tensor (shape without the batch axis)."""
+    """One operator of the graph: its name, ONNX type, output tensor (shape without the batch axis), and cost for one example."""
 
     type: str
     name: str
     output: TensorFact
+    flops: int = 0
 
 
 class Support(Frozen):
@@ -40,6 +41,10 @@ class ModelFacts(Frozen):
     operators: tuple[OperatorFact, ...]
     support: tuple[Support, ...]
     largest_tensor: int = Field(description="elements of the largest intermediate tensor of one example")
+    flops: int = Field(default=0, description="floating-point operations of one forward pass of one example")
+    cuts: tuple[TensorFact, ...] = Field(default=(), description="tensors that every path from input to logits goes through, in order")
+    opset: int = 0
+    class_names: tuple[str, ...] | None = Field(default=None, description="as the file names them, one for each logit")
 
 
 class DatasetFacts(Frozen):
@@ -51,6 +56,8 @@ class DatasetFacts(Frozen):
     high: float
     label_low: int
     label_high: int
+    class_names: tuple[str, ...] | None = Field(default=None, description="as the file names them, in the order of the labels")
+    rounded: bool = Field(default=False, description="float64 values were rounded to float32")
 
 
 def check(spec: Spec, model: ModelFacts, dataset: DatasetFacts, value_range: tuple[float, float] | None) -> None:
@@ -98,7 +105,23 @@ def _match(model: ModelFacts, dataset: DatasetFacts, value_range: tuple[float, f
                 mend="scale x to the raw input range of the model, or declare the right range",
             )
         )
-    return found
+    return [*found, *_names(model, dataset)]
+
+
+def _names(model: ModelFacts, dataset: DatasetFacts) -> list[Problem]:
+    """Classes in another order would make every `correct` wrong without a sound."""
+    if dataset.class_names is None:
+        return []
+    ours, theirs = dataset.class_names, model.class_names
+    if len(ours) != model.classes:
+        mend = "use the dataset that the model was made for, or save it with one name for each logit"
+        return [Problem(field="dataset", detail=f"names {len(ours)} classes but the model has {model.classes}", mend=mend)]
+    differ = [i for i, (our, their) in enumerate(zip(ours, theirs or ours, strict=False)) if our != their]
+    if not differ:
+        return []
+    at = differ[0]
+    detail = f"class {at} is named {ours[at]!r} but the model names it {(theirs or ours)[at]!r}"
+    return [Problem(field="dataset", detail=detail, mend="bring the classes and labels into the model's order and spelling")]
 
 
 def _selection(spec: Spec, dataset: DatasetFacts) -> list[Problem]:

@@ -13,21 +13,21 @@ from certify.errors import AssayError
 
 _GIB = 2**30
 _LIMITS = {
-    resource.RLIMIT_AS: 12 * _GIB,  # torch and onnxruntime map about 3 GiB before any model
     resource.RLIMIT_CPU: 300,
     resource.RLIMIT_FSIZE: 0,
     resource.RLIMIT_NOFILE: 256,
     resource.RLIMIT_CORE: 0,
 }
+_BASE_MEMORY = 6 * _GIB  # of address space: torch and onnxruntime map about 3 GiB before any model
+_MEMORY_PER_BYTE = 12  # the bytes, the parsed file, its weights as arrays and tensors, and onnxruntime's own copies
 
 
 def main(arguments: list[str]) -> int:
     for limit, value in _LIMITS.items():
-        hard = resource.getrlimit(limit)[1]
-        ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (ceiling, ceiling))
+        _limit(limit, value)
     kind, value_range = arguments[0], tuple(map(float, arguments[1:3])) or None
     data = sys.stdin.buffer.read()
+    _limit(resource.RLIMIT_AS, _BASE_MEMORY + _MEMORY_PER_BYTE * len(data))
     try:
         answer = {"facts": json.loads(_facts(kind, data, value_range))}
     except AssayError as error:
@@ -36,7 +36,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _limit(limit: int, value: int) -> None:
+    hard = resource.getrlimit(limit)[1]
+    ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(limit, (ceiling, ceiling))
+
+
 def _facts(kind: str, data: bytes, value_range: tuple[float, ...] | None) -> str:
+    if kind == "model":
+        from certify.graph.proto import parse
+
+        parse(data)  # most of what is no model at all ends here, before torch is even loaded
     import torch
 
     torch.set_num_threads(1)
@@ -45,7 +55,8 @@ def _facts(kind: str, data: bytes, value_range: tuple[float, ...] | None) -> str
 
         return dataset_facts(read_dataset(data)).model_dump_json()
     from certify.model import Model
-    from workers.facts import check_agreement, model_facts
+    from workers.agreement import check_agreement
+    from workers.facts import model_facts
 
     model = Model.from_onnx(data, (value_range[0], value_range[1]) if value_range else None)
     facts = model_facts(model).model_dump_json()

@@ -22,8 +22,9 @@ from certify.facts import check
 from certify.rounding import show_radius, show_share
 from certify.run import Run, public_key
 from certify.spec import Spec, parse_spec
+from workers.agreement import check_agreement
 from workers.datasets import dataset_facts, read_dataset
-from workers.facts import check_agreement, model_facts
+from workers.facts import model_facts
 from workers.plan import plan_job
 from workers.versions import versions
 

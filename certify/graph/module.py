@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from certify.errors import ModelRejected
 from certify.graph.graph import Graph
+from certify.graph.operators import Operator
 from certify.graph.operators.base import as_tensor
 
 
@@ -31,13 +33,22 @@ class GraphModule(nn.Module):
         x: Tensor,  # (batch, *input), raw input units
     ) -> Tensor:
         """Logits of shape (batch, classes); no row depends on another."""
+        for _, value in self.steps(x):
+            logits = value
+        return logits
+
+    def steps(
+        self,
+        x: Tensor,  # (batch, *input), raw input units
+    ) -> Iterator[tuple[Operator, Tensor]]:
+        """Every operator with its output, (batch, *shape), in order; what nobody reads any more is freed."""
         values = {self.graph.input: x}
         for position, operator in enumerate(self.graph.operators):
             weights = {key: getattr(self, slot) for key, slot in self._slots[position].items()}
-            values[operator.output] = operator.evaluate(weights, *(values[name] for name in operator.inputs))
+            value = values[operator.output] = operator.evaluate(weights, *(values[name] for name in operator.inputs))
             for name in self._last_use.get(position, ()):
                 del values[name]
-        return values[self.graph.output]
+            yield operator, value
 
 
 def bounds_module(graph: Graph) -> GraphModule:

@@ -20,7 +20,7 @@ from certify.facts import DatasetFacts, ModelFacts
 from storage.records import InspectionLease
 from tests.support import workplace
 from tests.support.onnx_models import linear_model, mlp, small_cnn
-from workers.facts import check_agreement
+from workers.agreement import check_agreement
 from workers.sandbox import inspect
 
 PAIR = (np.eye(3, dtype=np.float32), np.zeros(3, dtype=np.float32))

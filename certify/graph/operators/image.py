@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -147,18 +148,19 @@ def _cubic(matrix: Array, x: Array, a: float) -> None:
         np.add.at(matrix, (rows, np.clip(low + neighbour, 0, matrix.shape[1] - 1)), np.where(t <= 1, near, far))
 
 
-def _coordinates(node: Node, place: str, size: int, wanted: int, scale: float) -> Array:
+def _coordinates(node: Node, place: str, size: int, wanted: int, scale: Any) -> Array:
     """Where each value of the result lies among the values it is made of."""
-    rows = np.arange(wanted, dtype=np.float64)
+    # In float32, as runtimes do it: a place that is an integer but for rounding falls on the same side.
+    rows, scale = np.arange(wanted, dtype=np.float32), np.float32(scale)
     if place == "asymmetric":
         return rows / scale
     if place == "align_corners":
-        return rows * (size - 1) / (wanted - 1) if wanted > 1 else np.zeros(1)
+        return rows * np.float32(size - 1) / np.float32(wanted - 1) if wanted > 1 else np.zeros(1)
     if place == "half_pixel" or (place == "pytorch_half_pixel" and wanted > 1):
-        return (rows + 0.5) / scale - 0.5
+        return (rows + np.float32(0.5)) / scale - np.float32(0.5)
     if place == "pytorch_half_pixel":
         return np.zeros(1)
     if place == "half_pixel_symmetric":
         adjustment = wanted / (scale * size)
-        return size / 2 * (1 - adjustment) + (rows + 0.5) / scale - 0.5
+        return size / 2 * (1 - adjustment) + (rows + np.float32(0.5)) / scale - np.float32(0.5)
     raise node.reject(f"with coordinate_transformation_mode {place[:30]!r} is not supported")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from certify.graph.layout import Layout
 from certify.graph.operators.arithmetic import agreed, beside
-from certify.graph.operators.base import Array, Node, Operator
+from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator
 from certify.graph.operators.linear import LeftMatMul, Linear
 
 
@@ -90,6 +90,7 @@ def _moves_batch(layout: Layout, front: tuple[int, ...]) -> bool:
 
 
 _RUN_TIME_BATCH = "Z"
+_MAX_OPERANDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,29 +104,22 @@ class Einsum(Operator):
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        equation = node.attributes.get("equation", b"").decode(errors="replace").replace(" ", "")
-        terms, arrow, output = equation.partition("->")
-        operands = terms.split(",")
-        known = all(term.isalpha() and _RUN_TIME_BATCH not in term for term in [*operands, output])
-        if not arrow or len(operands) != len(node.inputs) > 0 or len(operands) > 2 or not known or any(len(set(t)) != len(t) for t in [*operands, output]):
-            raise node.reject(f"has the equation {equation[:80]!r}", "write one letter for each axis and an explicit output")
+        operands, output = _terms(node)
         layouts = {i: node.layout(i) for i in range(len(operands)) if node.is_data(i)}
-        letters = {operands[i][layout.batch] for i, layout in layouts.items() if layout.batch is not None and len(operands[i]) == layout.rank}
-        merged = any(layout.merged or layout.batch is None for layout in layouts.values())
-        constants = {str(i): node.weight(i) for i in range(len(operands)) if not node.is_data(i)}
-        batch = next(iter(letters), "")
-        if len(letters) != 1 or merged or batch not in output or any(batch in operands[int(i)] for i in constants):
-            raise node.across_batch()
+        constants = {str(i): node.weight(i) for i in range(len(operands)) if i not in layouts}
         sizes = _letter_sizes(node, operands)
-        if any(letter not in sizes for letter in output):
-            raise node.reject(f"has the equation {equation[:80]!r}")
-        layout = Layout(tuple(sizes[letter] for letter in output), output.index(batch))
-        written = [(_RUN_TIME_BATCH if node.is_data(i) else "") + term.replace(batch, "") for i, term in enumerate(operands)]
-        inputs = tuple(node.inputs[i] for i in range(len(operands)) if node.is_data(i))
+        if any(letter not in sizes for letter in output) or (len(operands) > 2 and math.prod(sizes.values()) > MAX_TENSOR_ELEMENTS):
+            raise node.reject(f"cannot make {output!r} of shapes {[list(layout.shape) for layout in layouts.values()]}")
+        batch, first = _batch_letter(node, operands, layouts), next(iter(layouts.values()))
+        if batch and (batch not in output or any(batch in operands[int(i)] for i in constants)):
+            raise node.across_batch()
+        layout = Layout(tuple(sizes[letter] for letter in output), output.index(batch) if batch else None, first.outer)
+        alone = "" if first.merged else batch  # a batch that is an axis of its own is the run-time batch
+        terms = [_RUN_TIME_BATCH + _less(term, alone) if i in layouts else term for i, term in enumerate(operands)]
         return cls(
-            **cls.common(node, layout, inputs=inputs, weights=constants),
-            equation=f"{','.join(written)}->{_RUN_TIME_BATCH}{output.replace(batch, '')}",
-            order=tuple(node.is_data(i) for i in range(len(operands))),
+            **cls.common(node, layout, inputs=tuple(node.inputs[i] for i in layouts), weights=constants),
+            equation=f"{','.join(terms)}->{_RUN_TIME_BATCH}{_less(output, alone)}",
+            order=tuple(i in layouts for i in range(len(operands))),
             work=len(operands) * math.prod(sizes.values()),
         )
 
@@ -136,6 +130,31 @@ class Einsum(Operator):
     @property
     def flops(self) -> int:
         return self.work
+
+
+def _less(term: str, letter: str) -> str:
+    return term.replace(letter, "") if letter else term
+
+
+def _terms(node: Node) -> tuple[list[str], str]:
+    """The letters of each operand and of the output."""
+    equation = node.attributes.get("equation", b"").decode(errors="replace").replace(" ", "")
+    left, arrow, output = equation.partition("->")
+    operands = left.split(",")
+    known = all(term.isalpha() and _RUN_TIME_BATCH not in term and len(set(term)) == len(term) for term in [*operands, output])
+    if not arrow or not known or len(operands) != len(node.inputs) or len(operands) > _MAX_OPERANDS:
+        raise node.reject(f"has the equation {equation[:80]!r}", "write one letter for each axis and an explicit output")
+    return operands, output
+
+
+def _batch_letter(node: Node, operands: list[str], layouts: dict[int, Layout]) -> str:
+    """The letter of the batch; empty in a file for a batch of one that has reshaped it away."""
+    if any((a.merged, a.outer, a.batch is None) != (b.merged, b.outer, b.batch is None) for a in layouts.values() for b in layouts.values()):
+        raise node.across_batch()
+    letters = {operands[i][layout.batch] for i, layout in layouts.items() if layout.batch is not None}
+    if len(letters) > 1:
+        raise node.across_batch()
+    return next(iter(letters), "")
 
 
 def _letter_sizes(node: Node, operands: list[str]) -> dict[str, int]:

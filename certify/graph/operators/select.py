@@ -95,10 +95,14 @@ class Gather(Movement):
         if not node.is_data(0):
             raise node.reject("by data looks values up in a table, which is not supported", "feed the network with numbers, not with indices")
         layout, indices = node.layout(), node.constant(1)
-        axis = node.axis(int(node.attributes.get("axis", 0)))
+        axis, own = cls._axis(node, layout, indices)
         size = layout.sizes[axis]
         if indices.dtype.kind != "i" or indices.size < 1 or indices.min() < -size or indices.max() >= size:
             raise node.reject(f"names places outside an axis of {size}")
+        if own is not None:
+            output = Layout(indices.shape + layout.sizes[1:], own)
+            weights = {"indices": indices.astype(np.int64) % size}
+            return cls(**cls.common(node, output, weights=weights), dim=1)
         sizes = layout.sizes[:axis] + indices.shape + layout.sizes[axis + 1 :]
         batch = layout.batch
         if batch is not None and axis < batch:
@@ -107,6 +111,21 @@ class Gather(Movement):
             **cls.common(node, Layout(sizes, batch, layout.outer), weights={"indices": indices.astype(np.int64) % size}),
             dim=layout.position(axis) + 1,
         )
+
+    @staticmethod
+    def _axis(node: Node, layout: Layout, indices: Array) -> tuple[int, int | None]:
+        """The axis; and where the batch goes when the examples lie one after another along it and each is sent to its own places."""
+        twice = node.doubled.get(node.inputs[1])
+        axis = layout.normal(int(node.attributes.get("axis", 0)))
+        if axis != 0 or layout.batch != 0 or layout.outer != 1 or twice is None or twice.ndim != indices.ndim:
+            return node.axis(int(node.attributes.get("axis", 0))), None
+        places = [i for i, (one, two) in enumerate(zip(indices.shape, twice.shape, strict=True)) if one != two]
+        if len(places) != 1 or indices.shape[places[0]] != 1:
+            raise node.across_batch()
+        first, second = (twice.take([row], axis=places[0]) for row in (0, 1))
+        if not np.array_equal(first, indices) or not np.array_equal(second, indices + layout.sizes[0]):
+            raise node.across_batch()
+        return 0, places[0]
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
         return x[0].index_select(self.dim, weights["indices"].reshape(-1)).reshape(-1, *self.shape)
