@@ -16,13 +16,19 @@ from certify.errors import ModelRejected
 Array = np.ndarray[Any, Any]
 
 _MEND = "export with constant folding"
-_ELEMENTWISE = (
-    "Abs Add And Cast Ceil Clip Cos Div Equal Erf Exp Floor Greater GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mod Mul Neg "
-    "Not Or Pow Reciprocal Relu Round Sigmoid Sign Sin Sqrt Sub Sum Tanh Where Xor"
-).split()
-_REARRANGING = "CumSum Flatten Reshape ScatterElements ScatterND Shape Size Slice Split Squeeze Transpose Trilu Unsqueeze".split()
-_REDUCING = "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Softmax LpNormalization".split()
-_GROWING = "Concat ConstantOfShape Expand Gather GatherElements GatherND Gemm MatMul Pad Range Tile".split()
+
+
+def _names(*lines: str) -> tuple[str, ...]:
+    return tuple(" ".join(lines).split())
+
+
+_ELEMENTWISE = _names(
+    "Abs Add And Cast Ceil Clip Cos Div Equal Erf Exp Floor Greater GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mod Mul",
+    "Neg Not Or Pow Reciprocal Relu Round Sigmoid Sign Sin Sqrt Sub Sum Tanh Where Xor",
+)
+_REARRANGING = _names("CumSum Flatten Reshape ScatterElements ScatterND Shape Size Slice Split Squeeze Transpose Trilu Unsqueeze")
+_REDUCING = _names("ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Softmax LpNormalization")
+_GROWING = _names("Concat ConstantOfShape Expand Gather GatherElements GatherND Gemm MatMul Pad Range Tile")
 FOLDED = frozenset([*_ELEMENTWISE, *_REARRANGING, *_REDUCING, *_GROWING])
 
 _KEPT_TYPES = (np.float32, np.float64, np.int64, np.int32, np.bool_)

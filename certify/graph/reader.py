@@ -112,7 +112,8 @@ class _Reader:
         if not (layout.plain or one_of_one) or len(layout.shape) != 1 or layout.shape[0] < 2:
             raise ModelRejected.at(
                 "model",
-                f"the output of one example has shape {list(layout.shape)}" + ("" if layout.plain or one_of_one else ", without a batch axis in front"),
+                f"the output of one example has shape {list(layout.shape)}"
+                + ("" if layout.plain or one_of_one else ", without a batch axis in front"),
                 "export logits of shape (batch, classes) with at least 2 classes",
             )
         if self.class_names is not None and len(self.class_names) != layout.shape[0]:
@@ -243,8 +244,14 @@ def _class_names(model: onnx.ModelProto) -> tuple[str, ...] | None:
         names = json.loads(texts[0][: 2**20])
     except (ValueError, RecursionError):
         names = None
-    if len(texts) > 1 or not isinstance(names, list) or not all(isinstance(n, str) and 0 < len(n) <= 200 and n.isprintable() for n in names):
-        raise ModelRejected.at("model.class_names", "is not a JSON list of printable names in the metadata", "export again with --class-names")
+    if (
+        len(texts) > 1
+        or not isinstance(names, list)
+        or not all(isinstance(n, str) and 0 < len(n) <= 200 and n.isprintable() for n in names)
+    ):
+        raise ModelRejected.at(
+            "model.class_names", "is not a JSON list of printable names in the metadata", "export again with --class-names"
+        )
     return tuple(names)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from certify.graph.operators.activation import Activation, Clip, Gelu, LeakyRelu, Parametric, PRelu, Truth
 from certify.graph.operators.arithmetic import Arithmetic, Where
+from certify.graph.operators.attention import Attention
 from certify.graph.operators.base import Node, Operator
 from certify.graph.operators.convolution import Conv, ConvTranspose
 from certify.graph.operators.image import DepthToSpace, Resize
@@ -18,6 +19,7 @@ from certify.graph.operators.shape import Reshape, Transpose
 _CLASSES: tuple[type[Operator], ...] = (
     Activation,
     Arithmetic,
+    Attention,
     AveragePool,
     BatchNormalization,
     Clip,

@@ -116,9 +116,7 @@ class Broadcast(Operator):
     def values(self, weights: Mapping[str, Tensor], x: tuple[Tensor, ...]) -> list[Tensor]:  # x: (batch, *shape) each
         """The operands in order, ready to broadcast."""
         rest = iter(x)
-        return [
-            weights[str(place)] if view is None else _viewed(next(rest), view) for place, view in enumerate(self.views)
-        ]
+        return [weights[str(place)] if view is None else _viewed(next(rest), view) for place, view in enumerate(self.views)]
 
     @property
     def widens(self) -> bool:

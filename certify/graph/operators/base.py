@@ -68,7 +68,9 @@ class Node:
         """The shape of one example of an input that has the batch as its first axis."""
         layout = self.layout(position)
         if not layout.plain:
-            raise self.reject(f"needs the batch as first axis, but it is axis {layout.batch} of {_sizes(layout)}", "keep the batch axis first")
+            raise self.reject(
+                f"needs the batch as first axis, but it is axis {layout.batch} of {_sizes(layout)}", "keep the batch axis first"
+            )
         return layout.shape
 
     def is_data(self, position: int) -> bool:
@@ -179,7 +181,9 @@ class Operator(ABC):
         if layout.rank > MAX_RANK or min(layout.sizes, default=1) < 1 or math.prod(layout.sizes) > MAX_TENSOR_ELEMENTS:
             # The first sizes only: a hostile file may have very many.
             shown = list(layout.shape[:MAX_RANK])
-            raise node.reject(f"makes a tensor of shape {shown}", f"keep every tensor below {MAX_TENSOR_ELEMENTS} values and {MAX_RANK} axes")
+            raise node.reject(
+                f"makes a tensor of shape {shown}", f"keep every tensor below {MAX_TENSOR_ELEMENTS} values and {MAX_RANK} axes"
+            )
         return {
             "type": node.type,
             "name": node.name,

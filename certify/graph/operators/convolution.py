@@ -94,7 +94,9 @@ def _filters(node: Node) -> tuple[dict[str, Array], int]:
     """Weight and bias, and the number of groups."""
     weight, shape = node.weight(1), node.shape()
     if weight.ndim not in (3, 4, 5) or len(shape) != weight.ndim - 1:
-        raise node.reject(f"has a weight of shape {list(weight.shape)} on examples of shape {list(shape)}", "use 1-D, 2-D or 3-D convolutions")
+        raise node.reject(
+            f"has a weight of shape {list(weight.shape)} on examples of shape {list(shape)}", "use 1-D, 2-D or 3-D convolutions"
+        )
     groups = int(node.attributes.get("group", 1))
     per_group, features = weight.shape[1], weight.shape[0]
     channels = per_group * groups if node.type == "Conv" else features
@@ -140,7 +142,7 @@ class Conv(Operator):
 
     @property
     def flops(self) -> int:
-        return 2 * math.prod(self.shape) * math.prod(self.weights["weight"].shape[1:])
+        return 2 * math.prod(self.shape) * math.prod(map(int, self.weights["weight"].shape[1:]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +179,9 @@ class ConvTranspose(Operator):
 
     @property
     def flops(self) -> int:
-        taps = math.prod(-(-k // s) for k, s in zip(self.weights["weight"].shape[2:], self.strides, strict=True))
-        return 2 * math.prod(self.shape) * taps * self.weights["weight"].shape[0] // self.groups
+        taps = math.prod(-(-int(k) // s) for k, s in zip(self.weights["weight"].shape[2:], self.strides, strict=True))
+        channels = int(self.weights["weight"].shape[0]) // self.groups
+        return 2 * math.prod(self.shape) * taps * channels
 
 
 def _crops(node: Node, spatial: tuple[int, ...], strides: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
@@ -187,7 +190,13 @@ def _crops(node: Node, spatial: tuple[int, ...], strides: tuple[int, ...], full:
     pads = [int(v) for v in node.attributes.get("pads") or (0,) * (2 * rank)]
     wanted = [int(v) for v in node.attributes.get("output_shape") or ()][-rank:]
     auto = node.attributes.get("auto_pad", b"NOTSET").decode()
-    if len(extra) != rank or len(pads) != 2 * rank or min(*pads, *extra) < 0 or max(*pads, *extra) > MAX_STEP or auto[:4] not in ("", "NOTS", "VALI", "SAME"):
+    if (
+        len(extra) != rank
+        or len(pads) != 2 * rank
+        or min(*pads, *extra) < 0
+        or max(*pads, *extra) > MAX_STEP
+        or auto[:4] not in ("", "NOTS", "VALI", "SAME")
+    ):
         raise node.reject(f"has pads {pads[:8]}, output_padding {extra[:8]} or auto_pad {auto[:20]!r}")
     if auto.startswith("SAME") and not wanted:
         wanted = [size * s for size, s in zip(spatial, strides, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,8 @@ class Resize(Operator):
         output = layout.resized(size for size, _ in targets)
         common = cls.common(node, output)
         weights = {}
-        for axis, (size, scale) in enumerate(targets):
+        # Axes that shrink come first, so that nothing on the way is larger than both ends.
+        for axis, (size, scale) in sorted(enumerate(targets), key=lambda target: target[1][0] / layout.sizes[target[0]]):
             if size != layout.sizes[axis] or scale != 1.0:
                 node.axis(axis)
                 if size * layout.sizes[axis] > _MAX_MATRIX:
@@ -117,7 +118,7 @@ def _matrix(node: Node, size: int, wanted: int, scale: float) -> Array:
     matrix, rows = np.zeros((wanted, size)), np.arange(wanted)
     if mode == "nearest":
         how = "floor" if old else node.attributes.get("nearest_mode", b"round_prefer_floor").decode()
-        rounding = {
+        rounding: dict[str, Callable[[Array], Array]] = {
             "round_prefer_floor": lambda v: np.ceil(v - 0.5),
             "round_prefer_ceil": lambda v: np.floor(v + 0.5),
             "floor": np.floor,
@@ -151,16 +152,14 @@ def _cubic(matrix: Array, x: Array, a: float) -> None:
 def _coordinates(node: Node, place: str, size: int, wanted: int, scale: Any) -> Array:
     """Where each value of the result lies among the values it is made of."""
     # In float32, as runtimes do it: a place that is an integer but for rounding falls on the same side.
-    rows, scale = np.arange(wanted, dtype=np.float32), np.float32(scale)
-    if place == "asymmetric":
-        return rows / scale
-    if place == "align_corners":
-        return rows * np.float32(size - 1) / np.float32(wanted - 1) if wanted > 1 else np.zeros(1)
-    if place == "half_pixel" or (place == "pytorch_half_pixel" and wanted > 1):
-        return (rows + np.float32(0.5)) / scale - np.float32(0.5)
-    if place == "pytorch_half_pixel":
-        return np.zeros(1)
-    if place == "half_pixel_symmetric":
-        adjustment = wanted / (scale * size)
-        return size / 2 * (1 - adjustment) + (rows + np.float32(0.5)) / scale - np.float32(0.5)
-    raise node.reject(f"with coordinate_transformation_mode {place[:30]!r} is not supported")
+    rows, scale, half = np.arange(wanted, dtype=np.float32), np.float32(scale), np.float32(0.5)
+    places: dict[str, Callable[[], Array]] = {
+        "asymmetric": lambda: rows / scale,
+        "align_corners": lambda: rows * np.float32(size - 1) / np.float32(max(1, wanted - 1)),
+        "half_pixel": lambda: (rows + half) / scale - half,
+        "pytorch_half_pixel": lambda: (rows + half) / scale - half if wanted > 1 else np.zeros(1, np.float32),
+        "half_pixel_symmetric": lambda: size / 2 * (1 - wanted / (scale * size)) + (rows + half) / scale - half,
+    }
+    if place not in places:
+        raise node.reject(f"with coordinate_transformation_mode {place[:30]!r} is not supported")
+    return places[place]()

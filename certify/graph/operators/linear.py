@@ -78,7 +78,7 @@ class Linear(Operator):
 
     @property
     def flops(self) -> int:
-        return 2 * math.prod(self.shape) * self.weights["weight"].shape[1]
+        return 2 * math.prod(self.shape) * int(self.weights["weight"].shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,4 +105,4 @@ class LeftMatMul(Operator):
 
     @property
     def flops(self) -> int:
-        return 2 * math.prod(self.shape) * self.weights["weight"].shape[1]
+        return 2 * math.prod(self.shape) * int(self.weights["weight"].shape[1])

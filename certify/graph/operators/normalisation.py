@@ -153,8 +153,9 @@ class LocalResponse(Operator):
         size, shape = int(node.attributes.get("size", 0)), node.shape()
         if len(shape) < 2 or not 1 <= size <= 2 * shape[0]:
             raise node.reject(f"has size {size} for examples of shape {list(shape)}")
-        numbers = {name: float(node.attributes.get(name, default)) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))}
-        return cls(**cls.common(node, node.layout()), size=size, **numbers)
+        defaults = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
+        alpha, beta, bias = (float(node.attributes.get(name, default)) for name, default in defaults.items())
+        return cls(**cls.common(node, node.layout()), size=size, alpha=alpha, beta=beta, bias=bias)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, ...)
         squares = x[0].square().flatten(2).transpose(1, 2)  # (batch, positions, channels)

@@ -118,10 +118,18 @@ def _counts(window: Window, over: tuple[int, ...], spatial: tuple[int, ...], cou
         begin, end = window.pads[axis], window.pads[half + axis]
         line = np.zeros(begin + size + end + over[axis])
         line[0 if count_padding else begin : begin + size + (end if count_padding else 0)] = 1.0
-        span = (window.kernel[axis] - 1) * window.dilations[axis] + 1
-        windows = np.lib.stride_tricks.sliding_window_view(line, span)[:: window.strides[axis], :: window.dilations[axis]]
-        counts = counts[..., None] * windows.sum(axis=-1)
+        counts = counts[..., None] * _sums(line, window.kernel[axis], window.dilations[axis])[:: window.strides[axis]]
     return counts
+
+
+def _sums(line: Array, kernel: int, dilation: int) -> Array:
+    """The sum of each window over a line, in time that does not grow with the kernel: differences of running sums."""
+    rows = -(-len(line) // dilation)
+    grid = np.zeros(rows * dilation)
+    grid[: len(line)] = line
+    running = np.concatenate([np.zeros((1, dilation)), grid.reshape(rows, dilation).cumsum(axis=0)])
+    sums: Array = (running[kernel:] - running[:-kernel]).reshape(-1)
+    return sums[: len(line) - (kernel - 1) * dilation]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,9 +53,7 @@ class MatMul(Operator):
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, ..., rows, columns) each
         rest = iter(x)
-        left, right = (
-            weights[str(i)] if view is None else next(rest).reshape(-1, *view) for i, view in enumerate(self.views)
-        )
+        left, right = (weights[str(i)] if view is None else next(rest).reshape(-1, *view) for i, view in enumerate(self.views))
         return torch.matmul(left, right)
 
     @property
@@ -149,7 +147,9 @@ def _terms(node: Node) -> tuple[list[str], str]:
 
 def _batch_letter(node: Node, operands: list[str], layouts: dict[int, Layout]) -> str:
     """The letter of the batch; empty in a file for a batch of one that has reshaped it away."""
-    if any((a.merged, a.outer, a.batch is None) != (b.merged, b.outer, b.batch is None) for a in layouts.values() for b in layouts.values()):
+    if any(
+        (a.merged, a.outer, a.batch is None) != (b.merged, b.outer, b.batch is None) for a in layouts.values() for b in layouts.values()
+    ):
         raise node.across_batch()
     letters = {operands[i][layout.batch] for i, layout in layouts.items() if layout.batch is not None}
     if len(letters) > 1:

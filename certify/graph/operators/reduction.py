@@ -15,7 +15,7 @@ _REDUCTIONS: dict[str, Callable[[Tensor, tuple[int, ...], bool], Tensor]] = {
     "ReduceL1": lambda x, dims, keep: x.abs().sum(dims, keep),
     "ReduceL2": lambda x, dims, keep: x.square().sum(dims, keep).sqrt(),
     "ReduceLogSum": lambda x, dims, keep: x.sum(dims, keep).log(),
-    "ReduceLogSumExp": lambda x, dims, keep: torch.logsumexp(x, dims, keep),
+    "ReduceLogSumExp": torch.logsumexp,
     "ReduceMax": lambda x, dims, keep: x.amax(dims, keep),
     "ReduceMean": lambda x, dims, keep: x.mean(dims, keep),
     "ReduceMin": lambda x, dims, keep: x.amin(dims, keep),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +92,9 @@ class Gather(Movement):
     @classmethod
     def read(cls, node: Node) -> Operator:
         if not node.is_data(0):
-            raise node.reject("by data looks values up in a table, which is not supported", "feed the network with numbers, not with indices")
+            raise node.reject(
+                "by data looks values up in a table, which is not supported", "feed the network with numbers, not with indices"
+            )
         layout, indices = node.layout(), node.constant(1)
         axis, own = cls._axis(node, layout, indices)
         size = layout.sizes[axis]
@@ -203,7 +204,7 @@ class Expand(Movement):
         layout = node.layout().padded(len(target))
         wanted = [1] * (layout.rank - len(target)) + target
         sizes = tuple(max(a, b) for a, b in zip(layout.sizes, wanted, strict=True))
-        if any(b not in (1, s) and a != 1 or b < 1 for a, b, s in zip(layout.sizes, wanted, sizes, strict=True)):
+        if any((b not in (1, s) and a != 1) or b < 1 for a, b, s in zip(layout.sizes, wanted, sizes, strict=True)):
             raise node.reject(f"cannot expand examples of shape {list(layout.shape)} to {target}")
         if layout.batch is not None and sizes[layout.batch] != layout.sizes[layout.batch]:
             raise node.across_batch()
@@ -256,7 +257,9 @@ class Pad(Movement):
         if mode == "constant":
             pads = tuple(side[axis] for axis in reversed(kept) for side in (begins, ends))
             return cls(**cls.common(node, output), pads=pads, value=_fill(node), along=())
-        if mode not in _NUMPY_MODES or (mode == "reflect" and any(max(b, e) >= n for b, e, n in zip(begins, ends, layout.sizes, strict=True))):
+        if mode not in _NUMPY_MODES or (
+            mode == "reflect" and any(max(b, e) >= n for b, e, n in zip(begins, ends, layout.sizes, strict=True))
+        ):
             raise node.reject(f"with mode {mode[:20]!r} is not supported for these sizes")
         if min(*begins, *ends) < 0:
             raise node.reject(f"with mode {mode!r} and negative pads is not supported")
@@ -298,5 +301,3 @@ def _fill(node: Node) -> float:
             raise node.reject("has several fill values")
         return float(value.reshape(-1)[0])
     return float(node.attributes.get("value", 0.0))
-
-

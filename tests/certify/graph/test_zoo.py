@@ -60,19 +60,12 @@ TELLING = {
     "convnext",
     "convnext-variance",
     "densenet",
-    "efficientnet",
     "einsum-outer",
-    "ensemble",
-    "global-response-norm",
     "googlenet",
-    "group-norm",
     "index-two-axes",
     "instance-norm",
     "maxout",
-    "mixer",
-    "mlp",
     "mobilenet-v3",
-    "pad-reflect",
     "patches",
     "resnet-basic",
     "shufflenet",
@@ -84,7 +77,6 @@ TELLING = {
     "vit-einsum",
     "vit-fused-masked",
     "vit-multihead",
-    "vit-repeat",
     "vit-timm",
     "where-mask",
 }
@@ -167,7 +159,7 @@ def test_every_exhibit_is_written_by_an_exporter() -> None:
 @pytest.mark.parametrize(
     ("name", "exporter", "opset"),
     [
-        pytest.param(name, exporter, opset, marks=[pytest.mark.slow] if exporter == "dynamo" and name != "vit-timm" else [])
+        pytest.param(name, exporter, opset, marks=[pytest.mark.slow] if exporter == "dynamo" and (name, opset) != ("vit-timm", 25) else [])
         for exporter in EXPORTERS
         for name in SWEPT
         for opset in OPSETS[exporter]

@@ -29,7 +29,9 @@ def chain(*nodes: onnx.NodeProto, shape: tuple[int, ...] = IMAGE, opset: int = 1
     return model_bytes([*nodes, FLAT], {k: np.asarray(v) for k, v in weights.items()}, input_shape=(batch, *shape), opset=opset)
 
 
-def one(kind: str, shape: tuple[int, ...] = IMAGE, *, order: str = "", opset: int = 17, attributes: Mapping[str, Any] | None = None, **w: Array) -> bytes:
+def one(
+    kind: str, shape: tuple[int, ...] = IMAGE, *, order: str = "", opset: int = 17, attributes: Mapping[str, Any] | None = None, **w: Array
+) -> bytes:
     return chain(node(kind, order or " ".join(["x", *w]), "y", **(attributes or {})), shape=shape, opset=opset, **w)
 
 
@@ -44,7 +46,10 @@ def split(opset: int, parts: str = "a b c", **attributes: Any) -> bytes:
     return chain(made, node("Concat", "c a", "y", axis=1), opset=opset, **weights)
 
 
-_UNARY = "Abs Asinh Atan Ceil Cos Erf Exp Floor HardSwish Neg Round Sign Sin Sinh Cosh Softsign Tan Relu Sigmoid Tanh Softplus Elu Selu Celu HardSigmoid ThresholdedRelu Shrink"
+_UNARY = (
+    "Abs Asinh Atan Ceil Cos Erf Exp Floor HardSwish Neg Round Sign Sin Sinh Cosh Softsign Tan Relu Sigmoid Tanh "
+    "Softplus Elu Selu Celu HardSigmoid ThresholdedRelu Shrink"
+)
 
 UNARY: dict[str, bytes] = {
     **{kind.lower(): one(kind) for kind in _UNARY.split()},
@@ -101,7 +106,11 @@ ARITHMETIC: dict[str, bytes] = {
     "equal": chain(node("Floor", "x", "f"), node("Equal", "f c", "e"), node("Cast", "e", "y", to=1), c=np.float32(1.0)),
     "cast to truth": chain(node("Relu", "x", "r"), node("Cast", "r", "t", to=9), node("Cast", "t", "y", to=1)),
     "add batch moved": chain(
-        node("Transpose", "x", "t", perm=[1, 0, 2]), node("Add", "t c", "a"), node("Transpose", "a", "y", perm=[1, 0, 2]), shape=(5, 6), c=random(5, 1, 6)
+        node("Transpose", "x", "t", perm=[1, 0, 2]),
+        node("Add", "t c", "a"),
+        node("Transpose", "a", "y", perm=[1, 0, 2]),
+        shape=(5, 6),
+        c=random(5, 1, 6),
     ),
     "mask with minus infinity": chain(
         node("Add", "x m", "s"), node("Softmax", "s", "y"), shape=(3, 3), m=np.triu(np.full((3, 3), -np.inf, np.float32), 1)
@@ -113,8 +122,12 @@ PRODUCTS: dict[str, bytes] = {
     "matmul stack on the left": one("MatMul", (4, 6, 5), order="w x", w=random(4, 3, 6)),
     "matmul stack with a batch of one": one("MatMul", (4, 5, 6), w=random(1, 4, 6, 3)),
     "matmul of data": chain(node("Transpose", "x", "t", perm=[0, 1, 3, 2]), node("MatMul", "x t", "y")),
-    "attention": chain(
-        node("Transpose", "x", "k", perm=[0, 2, 1]), node("MatMul", "x k", "s"), node("Softmax", "s", "p"), node("MatMul", "p x", "y"), shape=(5, 6)
+    "attention by hand": chain(
+        node("Transpose", "x", "k", perm=[0, 2, 1]),
+        node("MatMul", "x k", "s"),
+        node("Softmax", "s", "p"),
+        node("MatMul", "p x", "y"),
+        shape=(5, 6),
     ),
     "heads merged with the batch": chain(
         node("Transpose", "x", "t", perm=[1, 0, 2]),  # length, batch, features
@@ -151,15 +164,21 @@ WINDOWS: dict[str, bytes] = {
     "averagepool asymmetric": one("AveragePool", attributes={"kernel_shape": [3, 2], "pads": [0, 1, 2, 0]}),
     "averagepool asymmetric counted": one("AveragePool", attributes={"kernel_shape": [3, 2], "pads": [0, 1, 2, 0], "count_include_pad": 1}),
     "averagepool ceil": one("AveragePool", attributes={"kernel_shape": [2, 3], "strides": [2, 2], "ceil_mode": 1}, opset=19),
-    "averagepool ceil padded": one("AveragePool", attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1}, opset=19),
+    "averagepool ceil padded": one(
+        "AveragePool", attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1}, opset=19
+    ),
     "averagepool ceil padded counted": one(
-        "AveragePool", attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1}, opset=19
+        "AveragePool",
+        attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1},
+        opset=19,
     ),
     "averagepool same": one("AveragePool", attributes={"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
     "averagepool 3-D": one("AveragePool", (2, 4, 6, 6), attributes={"kernel_shape": [2, 3, 2]}),
     "globalmaxpool": one("GlobalMaxPool"),
     "globalaveragepool 1-D": one("GlobalAveragePool", (4, 9)),
-    "convtranspose": one("ConvTranspose", w=random(4, 3, 3, 3), b=random(3), attributes={"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 0]}),
+    "convtranspose": one(
+        "ConvTranspose", w=random(4, 3, 3, 3), b=random(3), attributes={"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 0]}
+    ),
     "convtranspose groups": one("ConvTranspose", w=random(4, 2, 3, 2), attributes={"group": 2, "dilations": [2, 1], "strides": [1, 3]}),
     "convtranspose 1-D": one("ConvTranspose", (4, 6), w=random(4, 3, 4), b=random(3), attributes={"strides": [3], "pads": [2, 1]}),
     "convtranspose output shape": one("ConvTranspose", w=random(4, 3, 3, 3), attributes={"strides": [2, 2], "output_shape": [14, 12]}),
@@ -185,7 +204,17 @@ NORMS: dict[str, bytes] = {
     "cumsum": one("CumSum", a=np.int64(2)),
     **{
         f"{kind.lower()} {name}": one(kind, opset=13 if kind != "ReduceSum" else 11, attributes=attributes)
-        for kind in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd", "ReduceLogSumExp")
+        for kind in (
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceSumSquare",
+            "ReduceProd",
+            "ReduceLogSumExp",
+        )
         for name, attributes in {"keep": {"axes": [1, -1]}, "drop": {"axes": [2, 3], "keepdims": 0}}.items()
     },
     "reducelogsum": after("Exp", "ReduceLogSum", axes=[2]),
@@ -204,7 +233,12 @@ MOVES: dict[str, bytes] = {
     "gather one": one("Gather", i=np.int64(-1), attributes={"axis": 2}),
     "gather many": one("Gather", i=ints(3, 0, 0, -2), attributes={"axis": 1}),
     "gather a table": one("Gather", i=np.array([[0, 1], [3, 2]]), attributes={"axis": 1}),
-    "gathernd": chain(node("Transpose", "x", "t", perm=[1, 2, 0, 3]), node("GatherND", "t i", "g"), node("Transpose", "g", "y", perm=[1, 0, 2]), i=np.array([[0, 1], [3, -1], [2, 2]])),
+    "gathernd": chain(
+        node("Transpose", "x", "t", perm=[1, 2, 0, 3]),
+        node("GatherND", "t i", "g"),
+        node("Transpose", "g", "y", perm=[1, 0, 2]),
+        i=np.array([[0, 1], [3, -1], [2, 2]]),
+    ),
     "concat with a token": chain(node("Concat", "token x", "y", axis=1), shape=(5, 6), fixed=True, token=random(1, 1, 6)),
     "concat data": chain(node("Relu", "x", "r"), node("Concat", "x r x", "y", axis=-1)),
     "token expanded by the batch": chain(
@@ -236,14 +270,40 @@ MOVES: dict[str, bytes] = {
     "pad wrap": one("Pad", p=ints(0, 0, 2, 1, 0, 0, 1, 3), attributes={"mode": "wrap"}, opset=19),
     "pad axes": one("Pad", order="x p  a".replace("  ", " v "), p=ints(1, 2), v=np.float32(0.0), a=ints(-1), opset=18),
     "pad opset 9": one("Pad", opset=9, attributes={"pads": [0, 0, 1, 0, 0, 0, 0, 2], "value": 0.5}),
-    "transpose that moves the batch": chain(node("Transpose", "x", "t", perm=[2, 0, 3, 1]), node("Relu", "t", "r"), node("Transpose", "r", "y", perm=[1, 3, 0, 2])),
+    "transpose that moves the batch": chain(
+        node("Transpose", "x", "t", perm=[2, 0, 3, 1]), node("Relu", "t", "r"), node("Transpose", "r", "y", perm=[1, 3, 0, 2])
+    ),
     "depth to space": one("DepthToSpace", (8, 3, 4), attributes={"blocksize": 2}),
     "depth to space CRD": one("DepthToSpace", (8, 3, 4), attributes={"blocksize": 2, "mode": "CRD"}),
     "space to depth": one("SpaceToDepth", (3, 4, 6), attributes={"blocksize": 2}),
-    "squeeze a batch of one": chain(node("Squeeze", "x a", "s"), node("Unsqueeze", "s a", "u"), node("Relu", "u", "y"), fixed=True, a=ints(0)),
-    "reshape away a batch of one": chain(node("Reshape", "x all", "v"), node("MatMul", "v w", "h"), node("Reshape", "h s", "y"), fixed=True, all=ints(28, 6), w=random(6, 2), s=ints(1, 56)),
+    "squeeze a batch of one": chain(
+        node("Squeeze", "x a", "s"), node("Unsqueeze", "s a", "u"), node("Relu", "u", "y"), fixed=True, a=ints(0)
+    ),
+    "reshape away a batch of one": chain(
+        node("Reshape", "x all", "v"),
+        node("MatMul", "v w", "h"),
+        node("Reshape", "h s", "y"),
+        fixed=True,
+        all=ints(28, 6),
+        w=random(6, 2),
+        s=ints(1, 56),
+    ),
     "flatten axis 2": chain(node("Flatten", "x", "f", axis=2), node("Relu", "f", "r"), node("Reshape", "r s", "y"), s=ints(-1, 4, 42)),
     "unsqueeze in front": chain(node("Unsqueeze", "x a", "u"), node("Relu", "u", "r"), node("Squeeze", "r a", "y"), a=ints(0)),
+}
+
+
+def attention(names: str, *, shape: tuple[int, ...], attributes: Mapping[str, Any] | None = None, **weights: Array) -> bytes:
+    keys = [node("Mul", "x two", "k"), node("Sigmoid", "x", "v")]
+    return chain(*keys, node("Attention", names, "y", **(attributes or {})), shape=shape, opset=23, two=np.float32(2), **weights)
+
+
+ATTENTION: dict[str, bytes] = {
+    "attention": attention("x k v", shape=(2, 5, 3)),
+    "attention scaled and causal": attention("x k v", shape=(2, 5, 3), attributes={"scale": 0.3, "is_causal": 1}),
+    "attention masked": attention("x k v m", shape=(2, 5, 3), m=np.tri(5, 5, 1, dtype=np.bool_)),
+    "attention with a mask that is added": attention("x k v m", shape=(2, 5, 3), m=random(1, 2, 5, 5)),
+    "attention packed": attention("x k v", shape=(5, 6), attributes={"q_num_heads": 3, "kv_num_heads": 3}),
 }
 
 
@@ -274,4 +334,4 @@ RESIZES: dict[str, bytes] = {
     "upsample opset 8": one("Upsample", opset=8, attributes={"scales": [1.0, 1.0, 2.0, 2.0], "mode": "linear"}),
 }
 
-WIDE = UNARY | ARITHMETIC | PRODUCTS | WINDOWS | NORMS | MOVES | RESIZES
+WIDE = UNARY | ARITHMETIC | PRODUCTS | WINDOWS | NORMS | MOVES | ATTENTION | RESIZES

@@ -9,7 +9,7 @@ import logging
 import math
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,7 +94,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _silence() -> Callable[[], None]:
+def _silence() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

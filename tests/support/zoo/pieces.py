@@ -387,7 +387,7 @@ SHAPES: dict[str, Callable[[], Piece]] = {
     "broadcast-to": lambda: lambda x: torch.broadcast_to(x[:, :1], (x.shape[0], 4, 16, 16)),
     "unflatten": lambda: nn.Sequential(nn.Flatten(), nn.Unflatten(1, (16, 16, 8))),
     "squeeze": lambda: lambda x: x.mean(2, keepdim=True).squeeze(2).unsqueeze(-1).squeeze(-1),
-    "swap": lambda: lambda x: x.swapaxes(1, 3).movedim(-1, 2) * 2,
+    "swap": lambda: lambda x: x.swapaxes(1, 3).movedim(3, 2) * 2,
     "patches": lambda: lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).amax((-1, -2)),
     "unfold": lambda: nn.Unfold(3, stride=2, padding=1),
     "fold": lambda: nn.Sequential(nn.Unfold(2, stride=2), nn.Fold((16, 16), 2, stride=2)),
