@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from importlib import metadata
 from typing import Annotated
 
@@ -12,6 +10,7 @@ import typer
 
 from api.cli import keys, remote
 from api.cli.console import sentences
+from api.cli.process import PASS_ON, become
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True, help="Certified robustness as a service.")
 app.add_typer(remote.model_app, name="model")
@@ -19,8 +18,6 @@ app.add_typer(remote.dataset_app, name="dataset")
 app.add_typer(remote.job_app, name="job")
 app.add_typer(keys.app, name="key")
 app.command("report")(remote.report)
-
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 def _version(wanted: bool) -> None:
@@ -34,10 +31,10 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
     """Certified robustness as a service."""
 
 
-@app.command("certify", context_settings=_PASS_ON)
+@app.command("certify", context_settings=PASS_ON)
 def certify(context: typer.Context) -> None:
     """Certify a model in one process: --model M.onnx --data D.npz --spec spec.json --out results.jsonl."""
-    _become("workers.local", "certify", *context.args)
+    become("workers.local", "certify", *context.args)
 
 
 @app.command("up")
@@ -63,23 +60,13 @@ def api() -> None:
 
     with sentences():
         settings = Settings.load()
-    _become("uvicorn", "api.app:app", "--host", settings.host, "--port", str(settings.port), "--no-access-log")
+    become("uvicorn", "api.app:app", "--host", settings.host, "--port", str(settings.port), "--no-access-log")
 
 
 @app.command("worker")
 def worker() -> None:
     """Run the dispatcher and its workers alone."""
-    _become("workers.dispatcher")
-
-
-def _become(module: str, *arguments: str) -> None:
-    """Run a module in a process of its own and exit with its code; Ctrl-C reaches both."""
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
-    while True:
-        try:
-            raise typer.Exit(process.wait())
-        except KeyboardInterrupt:
-            continue  # the child got it too and ends by itself
+    become("workers.dispatcher")
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.cli.console import err, out, sentences, show_json, show_table
+from api.cli.facts import show_artifact
+from api.cli.process import PASS_ON, become
 from api.sdk.client import Client, ServiceError
 from certify.certificate import Certificate
 from certify.errors import ModelRejected, Problem
@@ -55,6 +57,12 @@ def add_dataset(file: Path, name: Annotated[str, typer.Option()], as_json: Json 
     """Upload a dataset and wait until a worker has inspected it."""
     with sentences(), client() as service:
         _inspected(service, "datasets", service.add_dataset(name, file)["id"], as_json)
+
+
+@dataset_app.command("pack", context_settings=PASS_ON)
+def pack_dataset(context: typer.Context) -> None:
+    """Make an .npz of a folder of images, a Parquet file or two .npy files: FOLDER --out D.npz [--size H,W] [--grey] [--limit N]."""
+    become("workers.pack", *context.args)
 
 
 @model_app.command("list")
@@ -178,16 +186,7 @@ def _inspected(service: Client, noun: str, artifact_id: str, as_json: bool) -> N
 
 
 def _show_artifact(found: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        show_json(found)
-        return
-    facts = found["facts"] or {}
-    rows = [("id", found["id"]), ("name", f"{found['name']} v{found['version']}"), ("state", found["state"]), ("sha256", found["blob"])]
-    rows += [(key, facts[key]) for key in ("input_shape", "classes", "parameters", "count", "low", "high") if key in facts]
-    for row in facts.get("support", ()):
-        method = " ".join(filter(None, (row["kind"], row["method"], row["norm"])))
-        rows.append((method, "yes" if row["supported"] else f"no: {row['reason']}"))
-    show_table(("", ""), rows)
+    show_json(found) if as_json else show_artifact(found)
 
 
 def _list(noun: str, as_json: bool) -> None:

@@ -1,0 +1,21 @@
+"""Commands that compute are processes of their own; the command line passes their options on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import typer
+
+PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def become(module: str, *arguments: str) -> None:
+    """Run a module in a process of its own and exit with its code; Ctrl-C reaches both."""
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    while True:
+        try:
+            raise typer.Exit(process.wait())
+        except KeyboardInterrupt:
+            continue  # the child got it too and ends by itself
