@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import pickle
+import struct
+import tracemalloc
 import zipfile
 from typing import Any
 
@@ -33,9 +37,115 @@ def test_values_and_labels_are_read_exactly(data: bytes) -> None:
     assert (facts.count, facts.input_shape, facts.low, facts.high, facts.label_high) == (4, (2, 3), -1.0, 2.0, 2)
 
 
-class Bomb:
+@pytest.mark.parametrize("x", [X.astype(">f4"), X.astype(np.float64), np.float16(X)], ids=["big-endian", "float64", "float16"])
+def test_other_float_types_are_read(x: Any) -> None:
+    read = read_dataset(npz(x=x, y=Y))
+    assert np.array_equal(read.x.numpy(), x.astype(np.float32))
+    assert not dataset_facts(read).rounded
+
+
+def test_float64_that_float32_does_not_have_is_rounded_and_said() -> None:
+    x = X.astype(np.float64)
+    x[3, 1, 2] += 1e-12
+    read = read_dataset(npz(x=x, y=Y))
+    assert np.array_equal(read.x.numpy(), X)
+    assert dataset_facts(read).rounded
+
+
+NAMES = ("cat", "d\u00f6g", "owl")
+
+
+def with_names(names: Any) -> bytes:
+    return npz(x=X, y=Y, classes=names)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_names(np.array(NAMES)),
+        with_names(np.array(NAMES).astype(">U7")),
+        save_safetensors({"x": X, "y": Y}, {"classes": json.dumps(NAMES)}),
+    ],
+)
+def test_class_names_are_read(data: bytes) -> None:
+    assert dataset_facts(read_dataset(data)).class_names == NAMES
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (np.array(NAMES, object), "objects"),
+        (np.array([b"cat", b"dog", b"owl"]), "type |S3"),
+        (np.array([1, 2, 3]), "type int64"),
+        (np.array([NAMES]), "shape [1, 3]"),
+        (np.array(NAMES[:2]), "has 2 names, but y has the label 2"),
+        (np.array(["cat", "", "owl"]), "name 1"),
+        (np.array(["cat", "dog", "o\x1b[2J"]), "name 2"),
+        (np.array(["cat", "dog", "o" * 201]), "type <U201"),
+        (np.full(2**15 + 1, "a"), "shape [32769]"),
+    ],
+)
+def test_bad_class_names_are_refused(names: Any, words: str) -> None:
+    with pytest.raises(DatasetRejected) as refused:
+        read_dataset(with_names(names))
+    assert refused.value.problems[0].field == "dataset.classes"
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["cat,dog,owl", '"owl"', '["cat", "dog", 3]', "[" * 100_000, '["\\ud800", "b", "c"]'])
+def test_bad_class_names_in_safetensors_are_refused(text: str) -> None:
+    with pytest.raises(DatasetRejected) as refused:
+        read_dataset(save_safetensors({"x": X, "y": Y}, {"classes": text}))
+    assert refused.value.problems[0].field == "dataset.classes"
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def structured(x: str = "<f4", y: str = "<i8", names: tuple[str, str] = ("x", "y")) -> Any:
+    array = np.zeros(4, [(names[0], x, (2, 3)), (names[1], y)])
+    array[names[0]], array[names[1]] = X, Y
+    return array
+
+
+def test_a_structured_npy_file_is_read_exactly() -> None:
+    read = read_dataset(npy(structured()))
+    assert np.array_equal(read.x.numpy(), X)
+    assert read.y.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (npy(X), "assay dataset pack --x x.npy --y y.npy"),
+        (npy(structured(names=("x", "label"))), "assay dataset pack"),
+        (npy(structured(y="<f8")), "type float64"),
+        (npy(structured(x="u1")), "type uint8"),
+        (npy(structured())[:-1], "not in the file"),
+        (npy(structured()) + b"\0", "not in the file"),
+        (npy(np.array([{}], object)), "objects"),
+        (npy(np.zeros(2, [("x", "O"), ("y", "<i8")])), "objects"),
+    ],
+)
+def test_other_npy_files_are_refused(data: bytes, words: str) -> None:
+    with pytest.raises(DatasetRejected) as refused:
+        read_dataset(data)
+    assert words in str(refused.value)
+    assert refused.value.problems[0].mend
+
+
+class Innocent:
+    """Its unpickling would fail the test."""
+
     def __reduce__(self) -> tuple[Any, ...]:
-        raise AssertionError("unpickled")
+        return _explode, ()
+
+
+def _explode() -> None:
+    raise AssertionError("unpickled")
 
 
 def lying_npz() -> bytes:
@@ -80,3 +190,148 @@ def test_bad_files_are_refused_with_a_sentence(data: bytes, field: str, words: s
     assert refused.value.problems[0].field == field
     assert words in str(refused.value)
     assert refused.value.problems[0].mend
+
+
+def header(shape: str, descr: str = "'<f4'", version: int = 1) -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2 if version == 1 else 4, "little") + text
+
+
+def zipped(compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return file.getvalue()
+
+
+def resized(claim: int, deflate: bool = False) -> bytes:
+    """An x.npy whose zip directory claims another size than its header and its bytes have."""
+    data = bytearray(zipped(zipfile.ZIP_DEFLATED if deflate else 0, x=header("(4, 6)") + X.tobytes(), y=npy(Y)))
+    struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, claim)
+    return bytes(data)
+
+
+def zip64(claim: int) -> bytes:
+    """The size of x.npy stands in a zip64 field of the directory, and says `claim`."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        info = zipfile.ZipInfo("x.npy")
+        archive.writestr(info, header("(4, 6)") + X.tobytes())
+        info.extra = struct.pack("<HHQ", 1, 8, claim)
+        archive.writestr("y.npy", npy(Y))
+    data = bytearray(file.getvalue())
+    struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, 2**32 - 1)
+    return bytes(data)
+
+
+def twice() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x.npy", npy(X))
+        archive.writestr("y.npy", npy(Y))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("x.npy", npy(X))
+    return file.getvalue()
+
+
+def encrypted() -> bytes:
+    data = bytearray(zipped(x=npy(X), y=npy(Y)))
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(mark) + offset] |= 1
+    return bytes(data)
+
+
+def pickles_in_a_zip() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Innocent()))
+    return file.getvalue()
+
+
+SAFE = save_safetensors({"x": X, "y": Y})
+HEADERS = {
+    "negative": header("(-4, 6)"),
+    "bool": header("(True, 6)"),
+    "huge": header("(" + "9" * 400 + ", 6)"),
+    "wraps to 24": header(f"({2**62}, {2**62}, 6)"),
+    "many dimensions": header("(" + "1, " * 40 + ")"),
+    "no tuple": header("4"),
+    "code": header("(__import__('os').abort(), )"),
+    "deep": header("(" * 3000 + ")" * 3000),
+    "minus": header("(" + "-" * 9000 + "1,)"),
+    "long": header("(4, 6)" + " " * 20_000),
+    "4 GiB long": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{",
+    "version 9": header("(4, 6)", version=9),
+    "structured": header("(4, 6)", "[('a', '<f4')]"),
+    "sub-array": header("(4, 6)", "('<f4', (1000000,))"),
+    "complex": header("(4, 6)", "'<c8'"),
+    "void": header("(4, 6)", "'|V8'"),
+    "long double": header("(4, 6)", "'<f16'"),
+    "a zip": npz(x=X, y=Y),
+    "a pickle": pickle.dumps(Innocent()),
+}
+FILES = {
+    "twice": twice(),
+    "directory says less": resized(100),
+    "directory says more": resized(2**31),
+    "directory says more, deflated": resized(2**31, deflate=True),
+    "zip64 says 8 EiB": zip64(2**63),
+    "zip64 says less": zip64(1),
+    "encrypted": encrypted(),
+    "bzip2": zipped(zipfile.ZIP_BZIP2, x=npy(X), y=npy(Y)),
+    "lzma": zipped(zipfile.ZIP_LZMA, x=npy(X), y=npy(Y)),
+    "257 members": zipped(**{f"m{i}": b"" for i in range(255)}, x=npy(X), y=npy(Y)),
+    "half": npz(x=X, y=Y)[:200],
+    "labels too large": npz(x=X, y=np.array([0, 1, 2, 2**63], np.uint64)),
+    "too large for float32": npz(x=X.astype(np.float64) * 1e300, y=Y),
+    "header of 8 EiB": b"\xff" * 7 + b"\x7f{" + SAFE[9:],
+    "header of 2 MiB": (2**21).to_bytes(8, "little") + b"{" + b" " * 2**21,
+    "nested header": (2**17).to_bytes(8, "little") + b'{"x":' + b"[" * 2**17,
+    "offsets beyond the end": SAFE.replace(b"[0,", b"[9,"),
+    "shape beyond the bytes": SAFE.replace(b"[4,2,3]", b"[4,2,9]"),
+    "huge shape": SAFE.replace(b"[4,2,3]", b"[9e99]"),
+    "bfloat16": SAFE.replace(b'"F32"', b'"BF9"'),
+    "name twice": SAFE.replace(b'"y":', b'"x":'),
+}
+
+
+@pytest.mark.parametrize("name", [*HEADERS, *FILES])
+def test_lies_are_a_sentence_and_allocate_nothing(name: str) -> None:
+    data = zipped(x=HEADERS[name], y=npy(Y)) if name in HEADERS else FILES[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetRejected) as refused:
+            read_dataset(data)
+        assert tracemalloc.get_traced_memory()[1] < 2**25 + 4 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert refused.value.problems[0].mend
+    assert str(refused.value).isprintable()
+
+
+def test_a_high_ratio_is_allowed_within_the_cap_and_no_further() -> None:
+    read = read_dataset(npz(x=np.zeros((1000, 3000), np.float32), y=np.zeros(1000, np.int64)))
+    assert read.x.shape == (1000, 3000)
+    each = header("(400000000,)", "'|u1'") + b"\0"
+    with pytest.raises(DatasetRejected, match="too large"):
+        read_dataset(zipped(zipfile.ZIP_DEFLATED, x=each, y=each))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("wrap", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_pickles_of_every_protocol_are_named_and_never_run(protocol: int, wrap: Any) -> None:
+    for content in ({"x": X, "y": Y}, [1, 2], Innocent()):
+        with pytest.raises(DatasetRejected, match="a Python pickle, which could run code and is never loaded"):
+            read_dataset(wrap(pickle.dumps(content, protocol)))
+
+
+@pytest.mark.parametrize("data", [pickles_in_a_zip(), zipped(x=pickle.dumps(1), y=npy(Y)), zipped(x=pickle.dumps(Innocent(), 0))])
+def test_pickles_in_a_zip_are_named(data: bytes) -> None:
+    with pytest.raises(DatasetRejected, match="a Python pickle"):
+        read_dataset(data)
+
+
+def test_gzip_that_is_no_pickle_gets_another_mend() -> None:
+    with pytest.raises(DatasetRejected, match="compressed with gzip; decompress it"):
+        read_dataset(gzip.compress(npz(x=X, y=Y)))
