@@ -16,7 +16,8 @@ from certify.model import Model
 
 _AGREE = 1e-4
 _COPIES = 4
-_LIVE_VALUES = 2**26  # at once, in all rows together
+# What a large network may cost in all rows together: values held at once, values made, floating-point operations.
+_LIVE_VALUES, _VALUES, _FLOPS = 2**26, 2**28, 2**36
 _MEND_ROWS = "remove layers that work across the batch"
 
 onnxruntime.set_default_logger_severity(4)
@@ -50,7 +51,8 @@ def check_agreement(model: Model, data: bytes) -> None:
 def _inputs(model: Model) -> tuple[Tensor, Tensor]:
     """A few inputs of the range, and the same ones followed by neighbours far outside it."""
     low, high = model.value_range or (0.0, 1.0)
-    copies = max(1, min(_COPIES, _LIVE_VALUES // (3 * model.graph.live_elements())))
+    graph = model.graph
+    copies = max(1, min(_COPIES, _LIVE_VALUES // (3 * graph.live_elements()), _VALUES // graph.values(), _FLOPS // max(1, graph.flops())))
     generator = torch.Generator().manual_seed(0)
     x = low + (high - low) * torch.rand((copies, *model.input_shape), generator=generator)
     return x, torch.cat([x, torch.full_like(x, 1e3), -x * 50])
@@ -113,7 +115,9 @@ def _difference(model: Model, data: bytes, x: Tensor) -> str:  # x: (1, *input),
             other = theirs.get(operator.output)
             # The same order of values, whatever axis the file keeps its batch of one on.
             if other is not None and _differs(value.reshape(-1), other.reshape(-1)):
-                return f"differs from onnxruntime's reading from the tensor {operator.output!r} on, made by {operator.type} {operator.name!r}"
+                return (
+                    f"differs from onnxruntime's reading from the tensor {operator.output!r} on, made by {operator.type} {operator.name!r}"
+                )
     return "computes something else here than in onnxruntime"
 
 

@@ -41,6 +41,10 @@ class Graph:
         """Floating-point operations of one forward pass of one example."""
         return sum(operator.flops for operator in self.operators)
 
+    def values(self) -> int:
+        """Values of all tensors of one example together."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
     def largest_tensor(self) -> int:
         """Elements of the largest tensor of one example."""
         return max(math.prod(shape) for shape in self.shapes.values())

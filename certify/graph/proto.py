@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from certify.errors import ModelRejected
+from certify.graph import wire
 
 MAX_BYTES = 512 * 2**20
 MAX_NODES = 20_000
@@ -31,6 +32,7 @@ def parse(data: bytes) -> onnx.ModelProto:
     _sniff(data)
     model = onnx.ModelProto()
     try:
+        wire.check_items(data, model.DESCRIPTOR)
         model.ParseFromString(data)
     except (DecodeError, ValueError, RecursionError):
         raise ModelRejected.at("model", "is not an ONNX file: it cannot be parsed", _MEND) from None

@@ -19,7 +19,8 @@ from certify.graph.operators.base import MAX_RANK, MAX_TENSOR_ELEMENTS
 
 Array = np.ndarray[Any, Any]
 
-MAX_FLOPS = 2**39  # of one example; a large vision transformer needs a fifth of it
+MAX_FLOPS = 2**38  # of one example; a large vision transformer needs half of it
+MAX_VALUES = 2**29  # of one example, in all tensors together
 MAX_LIVE_ELEMENTS = 2**26  # of one example, held at once
 _FOLD_BUDGET = 2**23
 
@@ -229,6 +230,9 @@ def _allowed(node: onnx.NodeProto, name: str) -> None:
 def _affordable(graph: Graph) -> None:
     if graph.flops() > MAX_FLOPS:
         detail = f"needs {graph.flops():.3g} floating-point operations for one example, more than {MAX_FLOPS:.3g}"
+        raise ModelRejected.at("model", detail, "use a smaller network or a smaller input")
+    if graph.values() > MAX_VALUES:
+        detail = f"makes {graph.values()} values for one example, more than {MAX_VALUES}"
         raise ModelRejected.at("model", detail, "use a smaller network or a smaller input")
     if graph.live_elements() > MAX_LIVE_ELEMENTS:
         detail = f"holds {graph.live_elements()} values at once for one example, more than {MAX_LIVE_ELEMENTS}"
