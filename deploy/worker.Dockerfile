@@ -11,7 +11,7 @@ COPY storage ./storage
 COPY workers ./workers
 COPY api ./api
 COPY deploy/selftest.py ./deploy/selftest.py
-RUN pip install --constraint constraints.txt ".[worker]" \
+RUN pip install --constraint constraints.txt ".[worker,images]" \
  && pip install --no-deps auto-LiRPA==0.3 \
  && python deploy/selftest.py \
  && useradd --system --uid 10001 --home-dir /data assay && install -d -o assay /data

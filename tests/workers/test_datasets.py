@@ -205,9 +205,12 @@ def zipped(compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
     return file.getvalue()
 
 
-def resized(claim: int, deflate: bool = False) -> bytes:
-    """An x.npy whose zip directory claims another size than its header and its bytes have."""
-    data = bytearray(zipped(zipfile.ZIP_DEFLATED if deflate else 0, x=header("(4, 6)") + X.tobytes(), y=npy(Y)))
+LONG = len(header(f"({10**8},)"))
+
+
+def resized(claim: int, deflate: bool = False, shape: str = "(4, 6)") -> bytes:
+    """An x.npy whose zip directory claims another size than its bytes have."""
+    data = bytearray(zipped(zipfile.ZIP_DEFLATED if deflate else 0, x=header(shape) + X.tobytes(), y=npy(Y)))
     struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, claim)
     return bytes(data)
 
@@ -251,54 +254,57 @@ def pickles_in_a_zip() -> bytes:
 
 SAFE = save_safetensors({"x": X, "y": Y})
 HEADERS = {
-    "negative": header("(-4, 6)"),
-    "bool": header("(True, 6)"),
-    "huge": header("(" + "9" * 400 + ", 6)"),
-    "wraps to 24": header(f"({2**62}, {2**62}, 6)"),
-    "many dimensions": header("(" + "1, " * 40 + ")"),
-    "no tuple": header("4"),
-    "code": header("(__import__('os').abort(), )"),
-    "deep": header("(" * 3000 + ")" * 3000),
-    "minus": header("(" + "-" * 9000 + "1,)"),
-    "long": header("(4, 6)" + " " * 20_000),
-    "4 GiB long": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{",
-    "version 9": header("(4, 6)", version=9),
-    "structured": header("(4, 6)", "[('a', '<f4')]"),
-    "sub-array": header("(4, 6)", "('<f4', (1000000,))"),
-    "complex": header("(4, 6)", "'<c8'"),
-    "void": header("(4, 6)", "'|V8'"),
-    "long double": header("(4, 6)", "'<f16'"),
-    "a zip": npz(x=X, y=Y),
-    "a pickle": pickle.dumps(Innocent()),
+    "negative": (header("(-4, 6)"), "its shape is [-4, 6]"),
+    "bool": (header("(True, 24)") + X.tobytes(), "its shape is [True, 24]"),
+    "huge": (header("(" + "9" * 400 + ", 6)"), "too large"),
+    "wraps to 24": (header(f"({2**62}, {2**62}, 6)"), "too large"),
+    "many dimensions": (header("(" + "1, " * 40 + ")"), "too large"),
+    "no tuple": (header("4"), "numpy cannot read"),
+    "code": (header("(__import__('os').abort(), )"), "numpy cannot read"),
+    "deep": (header("(" * 3000 + ")" * 3000), "numpy cannot read"),
+    "minus": (header("(" + "-" * 9000 + "1,)"), "numpy cannot read"),
+    "long": (header("(4, 6)" + " " * 20_000), "header of 20060 bytes"),
+    "4 GiB long": (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", "header of 4294967295 bytes"),
+    "version 9": (header("(4, 6)", version=9), "npy version"),
+    "structured": (header("(4, 6)", "[('a', '<f4')]"), "dataset.x: has the type [('a'"),
+    "sub-array": (header("(4, 6)", "('<f4', (1000000,))"), "dataset.x: has the type ('<f4'"),
+    "complex": (header("(4, 6)", "'<c8'"), "type complex64"),
+    "void": (header("(4, 6)", "'|V8'"), "type |V8"),
+    "long double": (header("(4, 6)", "'<f16'"), "type float128"),
+    "a zip": (npz(x=X, y=Y), "npy version"),
+    "a pickle": (pickle.dumps(Innocent()), "dataset.x: is a Python pickle"),
 }
 FILES = {
-    "twice": twice(),
-    "directory says less": resized(100),
-    "directory says more": resized(2**31),
-    "directory says more, deflated": resized(2**31, deflate=True),
-    "zip64 says 8 EiB": zip64(2**63),
-    "zip64 says less": zip64(1),
-    "encrypted": encrypted(),
-    "bzip2": zipped(zipfile.ZIP_BZIP2, x=npy(X), y=npy(Y)),
-    "lzma": zipped(zipfile.ZIP_LZMA, x=npy(X), y=npy(Y)),
-    "257 members": zipped(**{f"m{i}": b"" for i in range(255)}, x=npy(X), y=npy(Y)),
-    "half": npz(x=X, y=Y)[:200],
-    "labels too large": npz(x=X, y=np.array([0, 1, 2, 2**63], np.uint64)),
-    "too large for float32": npz(x=X.astype(np.float64) * 1e300, y=Y),
-    "header of 8 EiB": b"\xff" * 7 + b"\x7f{" + SAFE[9:],
-    "header of 2 MiB": (2**21).to_bytes(8, "little") + b"{" + b" " * 2**21,
-    "nested header": (2**17).to_bytes(8, "little") + b'{"x":' + b"[" * 2**17,
-    "offsets beyond the end": SAFE.replace(b"[0,", b"[9,"),
-    "shape beyond the bytes": SAFE.replace(b"[4,2,3]", b"[4,2,9]"),
-    "huge shape": SAFE.replace(b"[4,2,3]", b"[9e99]"),
-    "bfloat16": SAFE.replace(b'"F32"', b'"BF9"'),
-    "name twice": SAFE.replace(b'"y":', b'"x":'),
+    "twice": (twice(), "'x.npy' more than once"),
+    "directory says less": (resized(100), "Bad CRC"),
+    "directory says more": (resized(2**31), "not in the file"),
+    "directory says more, deflated": (resized(2**31, deflate=True), "not in the file"),
+    "directory and header say 400 MB": (resized(LONG + 4 * 10**8, shape=f"({10**8},)"), "not in the file"),
+    "directory and header say 400 MB, deflated": (resized(LONG + 4 * 10**8, True, f"({10**8},)"), "not in the file"),
+    "zip64 says 8 EiB": (zip64(2**63), "not in the file"),
+    "zip64 says less": (zip64(1), "Bad CRC"),
+    "encrypted": (encrypted(), "dataset.x: is encrypted"),
+    "bzip2": (zipped(zipfile.ZIP_BZIP2, x=npy(X), y=npy(Y)), "zip method 12"),
+    "lzma": (zipped(zipfile.ZIP_LZMA, x=npy(X), y=npy(Y)), "zip method 14"),
+    "257 members": (zipped(**{f"m{i}": b"" for i in range(255)}, x=npy(X), y=npy(Y)), "more than 256 members"),
+    "half": (npz(x=X, y=Y)[:200], "not a readable .npz"),
+    "labels too large": (npz(x=X, y=np.array([0, 1, 2, 2**63], np.uint64)), "label 9223372036854775808"),
+    "too large for float32": (npz(x=X.astype(np.float64) * 1e300, y=Y), "too large for float32"),
+    "header of 8 EiB": (b"\xff" * 7 + b"\x7f{" + SAFE[9:], "header has 9223372036854775807 bytes"),
+    "header of 2 MiB": ((2**21).to_bytes(8, "little") + b"{" + b" " * 2**21, "header has 2097152 bytes"),
+    "nested header": ((2**17).to_bytes(8, "little") + b'{"x":' + b"[" * 2**17, "recursion"),
+    "offsets beyond the end": (SAFE.replace(b"[0,", b"[9,"), "offset"),
+    "shape beyond the bytes": (SAFE.replace(b"[4,2,3]", b"[4,2,9]"), "offset"),
+    "huge shape": (SAFE.replace(b"[4,2,3]", b"[99999]").replace(b"99999", b"9e999", 1), "too large"),
+    "bfloat16": (SAFE.replace(b'"F32"', b'"BF9"'), "not a readable .safetensors"),
+    "name twice": (SAFE.replace(b'"y":', b'"x":'), "a name stands twice"),
 }
 
 
 @pytest.mark.parametrize("name", [*HEADERS, *FILES])
 def test_lies_are_a_sentence_and_allocate_nothing(name: str) -> None:
-    data = zipped(x=HEADERS[name], y=npy(Y)) if name in HEADERS else FILES[name]
+    data, words = HEADERS.get(name) or FILES[name]
+    data = zipped(x=data, y=npy(Y)) if name in HEADERS else data
     tracemalloc.start()
     try:
         with pytest.raises(DatasetRejected) as refused:
@@ -306,6 +312,7 @@ def test_lies_are_a_sentence_and_allocate_nothing(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**25 + 4 * len(data)
     finally:
         tracemalloc.stop()
+    assert words in str(refused.value)
     assert refused.value.problems[0].mend
     assert str(refused.value).isprintable()
 

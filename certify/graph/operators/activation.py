@@ -67,7 +67,7 @@ class Activation(Operator):
         return "" if self.type in _BOUNDED else {"Neg": "a negation"}.get(self.type, super().unbounded)
 
 
-def _softplus(x: Tensor) -> Tensor:  # x: any shape
+def _softplus(x: Tensor) -> Tensor:  # x: (batch, *shape)
     return F.softplus(x, threshold=1e9)  # exact everywhere; the default becomes linear above 20
 
 
