@@ -46,7 +46,8 @@ def inspect(
     finally:
         _end(process)
     if process.returncode != 0:
-        raise rejected.at(lease.kind, "ended its inspection: it crashes the reader, or needs more memory or time than allowed", "make it smaller or simpler")
+        detail = "ended its inspection: it crashes the reader, or needs more memory or time than allowed"
+        raise rejected.at(lease.kind, detail, "make it smaller or simpler")
     answer = json.loads(output)
     if "problems" in answer:
         raise rejected(*(Problem(**problem) for problem in answer["problems"]))

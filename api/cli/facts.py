@@ -24,8 +24,9 @@ def show_artifact(found: dict[str, Any]) -> None:
 
 
 def _model(rows: list[tuple[str, str]], facts: ModelFacts, value_range: list[float] | None) -> None:
+    values = f", values {value_range[0]:g} to {value_range[1]:g}" if value_range else ""
     rows += [
-        ("input", f"{_shape(facts.input_shape)}, values in {value_range[0]:g} to {value_range[1]:g}" if value_range else _shape(facts.input_shape)),
+        ("input", _shape(facts.input_shape) + values),
         ("classes", _classes(facts.classes, facts.class_names)),
         ("parameters", f"{facts.parameters:,}"),
         ("operations per example", f"{_si(facts.flops)}FLOP"),

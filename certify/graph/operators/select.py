@@ -204,7 +204,7 @@ class Expand(Movement):
         layout = node.layout().padded(len(target))
         wanted = [1] * (layout.rank - len(target)) + target
         sizes = tuple(max(a, b) for a, b in zip(layout.sizes, wanted, strict=True))
-        if any((b not in (1, s) and a != 1) or b < 1 for a, b, s in zip(layout.sizes, wanted, sizes, strict=True)):
+        if any((a != b and 1 not in (a, b)) or b < 1 for a, b in zip(layout.sizes, wanted, strict=True)):
             raise node.reject(f"cannot expand examples of shape {list(layout.shape)} to {target}")
         if layout.batch is not None and sizes[layout.batch] != layout.sizes[layout.batch]:
             raise node.across_batch()

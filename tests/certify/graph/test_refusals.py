@@ -279,6 +279,7 @@ RESIZE = helper.make_node("Resize", ["x", "", "s"], ["y"], name="resize")
         (graph_of(node("Pad", "x p", "y", mode="reflect"), FLAT, p=ints(0, 0, 6, 0, 0, 0)), "mode 'reflect'"),
         (graph_of(node("Gather", "x i", "y", axis=1), FLAT, i=ints(2)), "places outside an axis of 2"),
         (graph_of(node("Slice", "x a b", "y"), FLAT, a=ints(0, 2), b=ints(2**62, 2)), "leaves nothing"),
+        (graph_of(node("Expand", "x s", "y"), FLAT, s=ints(1, 2, 7)), "cannot expand"),
         (graph_of(node("CumSum", "x a", "y", reverse=1), FLAT, a=np.array(1)), "exclusive or reverse"),
         (graph_of(node("Einsum", "x", "y", equation="...ij->...ji"), FLAT), "has the equation"),
         (graph_of(node("GroupNormalization", "x s s", "y", num_groups=3), FLAT, s=random(3), opset=18), "3 groups"),
