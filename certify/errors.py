@@ -75,6 +75,12 @@ class ModelRejected(InputError):
     code = "model-rejected"
 
 
+class ExportError(InputError):
+    """A torch module cannot be turned into a file that Assay reads."""
+
+    code = "export-impossible"
+
+
 class DatasetRejected(InputError):
     """The dataset cannot be used."""
 

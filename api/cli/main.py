@@ -37,6 +37,12 @@ def certify(context: typer.Context) -> None:
     become("workers.local", "certify", *context.args)
 
 
+@app.command("export", context_settings=PASS_ON)
+def export(context: typer.Context) -> None:
+    """Write a trained torch module as ONNX, checked: PACKAGE.MODULE:FACTORY --weights W.safetensors --input-shape 1,28,28 --out M.onnx."""
+    become("workers.export", *context.args)
+
+
 @app.command("up")
 def up(
     home: Annotated[str | None, typer.Option(help="folder for the database and the files")] = None,

@@ -1,0 +1,242 @@
+"""A torch module -> the ONNX bytes that Assay reads, on the machine of whoever trained it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from certify.errors import ExportError, ModelRejected
+from certify.graph.module import GraphModule
+from certify.graph.reader import read_onnx
+
+OPSET = 17
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_AGREE = 1e-4
+_COPIES = 4
+
+
+class Normalised(nn.Module):
+    """(x - mean) / std for each channel, then the model: so that radii are in raw-input units."""
+
+    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:  # mean, std: (channels, 1, ...)
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, x: Tensor) -> Tensor:  # x: (batch, *input), raw input units
+        logits: Tensor = self.model((x - self.mean) / self.std)
+        return logits
+
+
+def to_onnx(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    class_names: Sequence[str] | None = None,
+    opset: int = OPSET,
+) -> bytes:
+    """One ONNX file that Assay reads and that computes what the module computes in eval mode, checked before it is returned.
+
+    The check compares the module with our own reading of the bytes, on inputs of several scales, one at a time and several at once, to
+    1e-4 of the largest logit. The module itself is left as it is: a copy in eval mode and float32 on the CPU is exported.
+
+    Args:
+        module: (batch, *input) -> logits (batch, classes).
+        input_shape: shape of one input, without the batch axis.
+        mean, std: put (x - mean) / std for each channel in front; one number, or one for each channel.
+        class_names: one for each logit, kept in the file.
+        opset: version of the ONNX operators.
+
+    Raises:
+        ExportError: the module is no such function, or cannot be written; the sentence says what to change.
+    """
+    shape = tuple(int(size) for size in input_shape)
+    if not shape or min(shape) < 1:
+        raise ExportError.at("input_shape", f"{list(shape)} is not the shape of one input", "give it without the batch axis: 1,28,28")
+    plain = _copied(module)
+    model = plain if mean is None and std is None else Normalised(plain, *_normalisation(shape, mean, std))
+    samples = _answers(model, shape)
+    refusals = []
+    for exporter in (_torchscript, _dynamo, _dynamo_for_one):
+        try:
+            data = _labelled(exporter(model, shape, opset), class_names)
+            _check(data, samples)
+            return data
+        except ExportError as error:
+            refusals.append(error.problems[0])
+    reasons = "; ".join(dict.fromkeys(problem.detail for problem in refusals))
+    raise ExportError.at("module", f"cannot be exported: {reasons}", refusals[0].mend)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module).eval().float().cpu().requires_grad_(False)
+    except Exception as error:
+        mend = "build a fresh module and load the weights into it"
+        raise ExportError.at("module", f"cannot be copied ({type(error).__name__}: {_short(error)})", mend) from None
+
+
+def _normalisation(shape: tuple[int, ...], mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    made = []
+    for name, values, default in (("mean", mean, 0.0), ("std", std, 1.0)):
+        numbers = [default] if values is None else [float(value) for value in values]
+        if len(numbers) not in (1, shape[0]):
+            raise ExportError.at(name, f"has {len(numbers)} values for {shape[0]} channels", "give one, or one for each channel")
+        if not all(abs(number) < float("inf") and (name == "mean" or number > 0) for number in numbers):
+            raise ExportError.at(name, f"{numbers} are not {'finite' if name == 'mean' else 'positive'} numbers", "check the numbers")
+        made.append(torch.tensor(numbers, dtype=torch.float32).reshape(-1, *(1,) * (len(shape) - 1)))
+    return made[0], made[1]
+
+
+def _answers(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Inputs with the module's own logits; whatever makes it no classifier of single inputs is found here."""
+    generator = torch.Generator().manual_seed(0)
+    usual = torch.rand((_COPIES, *shape), generator=generator)
+    # Below and above the usual range too: a condition on the data that the export froze shows on one side of it.
+    inputs = [usual, torch.randn((_COPIES, *shape), generator=generator), -3 * usual, 10 * usual, torch.zeros(1, *shape)]
+    samples = []
+    with torch.no_grad():
+        for x in inputs:
+            alone = torch.cat([_logits(model, row.unsqueeze(0)) for row in x])
+            if not bool(alone.isfinite().all()):
+                samples.append((x, alone))
+                continue
+            if _differ(_logits(model, x[:1]), alone[:1]):
+                mend = "remove what is random in eval mode, such as dropout"
+                raise ExportError.at("module", "answers the same input differently each time", mend)
+            if _differ(_logits(model, x), alone):
+                mend = "remove what works across the batch, such as BatchNorm in training mode or a condition on all of x"
+                raise ExportError.at("module", "answers an input differently among other inputs", mend)
+            samples.append((x, alone))
+    if not bool(samples[0][1].isfinite().all()):
+        raise ExportError.at("module", "answers NaN or infinity on inputs between 0 and 1", "check the weights, mean and std")
+    return [(x, logits) for x, logits in samples if bool(logits.isfinite().all())]
+
+
+def _logits(model: nn.Module, x: Tensor) -> Tensor:  # x: (batch, *input)
+    try:
+        found = model(x)
+    except Exception as error:
+        detail = f"fails on inputs of shape {list(x.shape)} ({type(error).__name__}: {_short(error)})"
+        raise ExportError.at("module", detail, "check input_shape, and try the module on such an input") from None
+    if not isinstance(found, Tensor):
+        raise ExportError.at("module", f"returns a {type(found).__name__}", "wrap it in a module that returns the logits only")
+    if found.dim() != 2 or len(found) != len(x) or found.shape[1] < 2 or not found.is_floating_point():
+        detail = f"returns {str(found.dtype).removeprefix('torch.')} of shape {list(found.shape)} for {len(x)} inputs"
+        raise ExportError.at("module", detail, "return logits of shape (batch, classes) with at least 2 classes")
+    return found.float()
+
+
+def _torchscript(model: nn.Module, shape: tuple[int, ...], opset: int) -> bytes:
+    file = io.BytesIO()
+    axes = {"input": {0: "batch"}, "logits": {0: "batch"}}
+    with _quiet():
+        try:
+            torch.onnx.export(
+                model,
+                (torch.zeros(1, *shape),),  # a batch size that gets frozen into the file is then one, which is harmless
+                file,
+                opset_version=opset,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_axes=axes,
+                dynamo=False,
+            )
+        except Exception as error:
+            raise _impossible(error) from None
+    return file.getvalue()
+
+
+def _dynamo(model: nn.Module, shape: tuple[int, ...], opset: int, batch: int = 2) -> bytes:
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                model,
+                (torch.zeros(batch, *shape),),
+                opset_version=max(opset, 18),  # the oldest it writes
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},) if batch > 1 else None,
+                dynamo=True,
+                verbose=False,
+            )
+        except ImportError:
+            raise ExportError.at("module", "needs the package onnxscript", "pip install onnxscript") from None
+        except Exception as error:
+            raise _impossible(error) from None
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _dynamo_for_one(model: nn.Module, shape: tuple[int, ...], opset: int) -> bytes:
+    return _dynamo(model, shape, opset, batch=1)
+
+
+def _impossible(error: Exception) -> ExportError:
+    return ExportError.at(
+        "module",
+        f"torch cannot write it: {_short(error)}",
+        "replace what it names; conditions on the data, complex numbers and calls outside torch cannot be exported",
+    )
+
+
+def _labelled(data: bytes, class_names: Sequence[str] | None) -> bytes:
+    if class_names is None:
+        return data
+    model = onnx.load_model_from_string(data)
+    model.metadata_props.add(key="class_names", value=json.dumps(list(class_names)))
+    return bytes(model.SerializeToString())
+
+
+def _check(data: bytes, samples: list[tuple[Tensor, Tensor]]) -> None:
+    try:
+        graph = read_onnx(data)
+    except ModelRejected as error:
+        (problem, *_) = error.problems
+        raise ExportError.at("module", f"Assay does not read what torch wrote: {problem.field}: {problem.detail}", problem.mend) from None
+    ours = GraphModule(graph)
+    with torch.no_grad():
+        for x, logits in samples:
+            if _differ(ours(x), logits):
+                mend = "look for conditions on the data, which an export freezes"
+                raise ExportError.at("module", "the exported file computes something else than the module", mend)
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:  # a: (batch, classes), b: (batch, classes)
+    return a.shape != b.shape or not bool((a - b).abs().max() <= _AGREE * max(1e-3, float(b.abs().max())))
+
+
+def _short(error: BaseException) -> str:
+    """The first line of the first cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    return "".join(c if c.isprintable() else " " for c in lines[0])[:200] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters print, warn and log; what matters is in their exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+

@@ -1,0 +1,228 @@
+"""A trained torch module -> an ONNX file that Assay reads: `python -m workers.export`, behind `assay export`, on the user's own machine."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from certify.architectures import ARCHITECTURES, build, load
+from certify.errors import AssayError, InputError, Problem
+from certify.exit_codes import Exit
+from certify.export import OPSET, to_onnx
+from certify.model import Model
+from workers.agreement import check_agreement
+
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "state")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        _export(options)
+        return Exit.DONE
+    except AssayError as error:
+        sys.stderr.write(f"assay: {error}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("assay: interrupted; nothing was written\n")
+    return Exit.ERROR
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"assay: {message}; see assay export --help\n")
+        raise SystemExit(Exit.ERROR)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="assay export",
+        description="Write a trained torch classifier as an ONNX file that Assay reads, checked against the module and onnxruntime.",
+        epilog=f"Architectures: {', '.join(ARCHITECTURES)}.",
+    )
+    parser.add_argument("source", metavar="PACKAGE.MODULE:FACTORY|ARCHITECTURE", help="what makes the module, or an architecture by name")
+    parser.add_argument("--weights", metavar="W.safetensors", help="its trained weights; also .pt or .pth, read without running code")
+    parser.add_argument("--input-shape", required=True, metavar="1,28,28", help="shape of one input, without the batch axis")
+    parser.add_argument("--out", required=True, metavar="M.onnx")
+    parser.add_argument("--classes", type=int, help="number of classes of an architecture")
+    parser.add_argument("--mean", metavar="0.5,...", help="put (x - mean) / std in front, so that radii are in raw units")
+    parser.add_argument("--std", metavar="0.25,...")
+    parser.add_argument("--class-names", metavar="cat,dog,...", help="kept in the file and compared with those of a dataset")
+    parser.add_argument("--range", metavar="LOW,HIGH", default="0,1", help="raw input values on which the file is compared")
+    parser.add_argument("--opset", type=int, default=OPSET)
+    parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of FACTORY")
+    return parser
+
+
+def _export(options: argparse.Namespace) -> None:
+    shape = tuple(int(v) for v in _numbers(options.input_shape, "input-shape", int))
+    module = _module(options, shape)
+    if options.weights:
+        _load(module, Path(options.weights), exact=options.source in ARCHITECTURES)
+    names = [name.strip() for name in options.class_names.split(",")] if options.class_names else None
+    mean, std = (_numbers(text, name, float) if text else None for name, text in (("mean", options.mean), ("std", options.std)))
+    with _silent():
+        data = to_onnx(module, shape, mean=mean, std=std, class_names=names, opset=options.opset)
+    low, high = _numbers(options.range, "range", float)
+    model = Model.from_onnx(data, (low, high))
+    check_agreement(model, data)
+    _write(Path(options.out), data)
+    graph = model.graph
+    sys.stderr.write(
+        f"wrote {options.out}: {len(graph.operators)} operators, {graph.parameters():,} parameters, inputs of shape {list(shape)}, "
+        f"{graph.classes} classes, opset {graph.opset}; agrees with the module and with onnxruntime\n"
+    )
+
+
+def _module(options: argparse.Namespace, shape: tuple[int, ...]) -> nn.Module:
+    if options.source in ARCHITECTURES:
+        if options.classes is None:
+            raise _wrong("classes", "is missing", "say how many classes the architecture has: --classes 10")
+        return build(options.source, shape, options.classes)
+    path, colon, name = options.source.partition(":")
+    if not colon or not path or not name:
+        mend = f"write package.module:factory, or an architecture: {', '.join(ARCHITECTURES)}"
+        raise _wrong("source", f"{options.source!r} is neither a factory nor an architecture", mend)
+    factory = _found(path, name)
+    if isinstance(factory, nn.Module):
+        return factory
+    try:
+        made = factory(**_arguments(options.arg))
+    except Exception as error:
+        raise _wrong("source", f"{name} fails ({type(error).__name__}: {_first_line(error)})", "pass its arguments with --arg name=value") from None
+    if not isinstance(made, nn.Module):
+        raise _wrong("source", f"{name} returns a {type(made).__name__}, not a torch module", "return the module")
+    return made
+
+
+def _found(path: str, name: str) -> Any:
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(path)
+    except Exception as error:
+        detail = f"cannot import {path} ({type(error).__name__}: {_first_line(error)})"
+        raise _wrong("source", detail, "run this where python can import it") from None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, nn.Module) or callable(found):
+        return found
+    known = ", ".join(key for key, value in vars(importlib.import_module(path)).items() if inspect.isfunction(value) or inspect.isclass(value))
+    raise _wrong("source", f"{path} has no factory named {name!r}", f"use one of {known[:200]}" if known else "check the name")
+
+
+def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise _wrong("arg", f"{pair!r} is not NAME=VALUE", "write for example --arg depth=20")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return found
+
+
+def _load(module: nn.Module, path: Path, *, exact: bool) -> None:
+    weights = _weights(path)
+    if not exact:
+        weights = _unwrapped(weights, module.state_dict())
+    load(module, weights)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    data = _read(path)
+    try:
+        return load_safetensors(data)
+    except (SafetensorError, ValueError, KeyError):
+        pass
+    try:
+        # This is the user's own machine and file; even so no code in it is run.
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        mend = "load it yourself and save it with safetensors.torch.save_file(model.state_dict(), 'w.safetensors')"
+        raise _wrong("weights", f"{path} is neither safetensors nor a plain state dict", mend) from None
+    for key in _NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            sys.stderr.write(f"using the entry {key!r} of {path}\n")
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise _wrong("weights", f"{path} holds no state dict", "save model.state_dict()")
+    return dict(found)
+
+
+def _unwrapped(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefix that a wrapper (data parallel, compile, a trainer) put before every name, if the module has none such."""
+    for prefix in _PREFIXES:
+        if weights and all(name.startswith(prefix) for name in weights) and not all(name.startswith(prefix) for name in own):
+            sys.stderr.write(f"dropping the prefix {prefix!r} of every weight\n")
+            return _unwrapped({name.removeprefix(prefix): value for name, value in weights.items()}, own)
+    return weights
+
+
+def _numbers(text: str, field: str, kind: type) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise _wrong(field, f"{text!r} is not a list of numbers", "separate them by commas") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _wrong("weights", f"cannot read {path}: {error.strerror}", "check the path") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The file appears whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    except OSError as error:
+        raise _wrong("out", f"cannot write {path}: {error.strerror}", "check the path") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _wrong(field: str, detail: str, mend: str) -> InputError:
+    return InputError(Problem(field=field, detail=detail, mend=mend))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """torch's exporter prints its graph from C++ when it fails; the sentence that follows says what matters."""
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        for number, copy in enumerate(kept, start=1):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(nothing)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
