@@ -24,7 +24,9 @@ def build(name: str, input_shape: Shape, classes: int) -> nn.Module:
         InputError: no such architecture, or it does not take such inputs.
     """
     if name not in ARCHITECTURES:
-        raise InputError(Problem(field="architecture", detail=f"there is none named {name!r}", mend=f"use one of {', '.join(ARCHITECTURES)}"))
+        raise InputError(
+            Problem(field="architecture", detail=f"there is none named {name!r}", mend=f"use one of {', '.join(ARCHITECTURES)}")
+        )
     if classes < 2:
         raise InputError(Problem(field="classes", detail=f"{classes} is too few", mend="give the number of classes, at least 2"))
     if name != "mlp" and len(input_shape) != 3:
@@ -40,7 +42,9 @@ def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
         InputError: the first names that are missing, unknown or of another shape.
     """
     own = module.state_dict()
-    counters = {name for name in own if name.endswith("num_batches_tracked")}  # older files leave these out; nothing reads them in eval mode
+    counters = {
+        name for name in own if name.endswith("num_batches_tracked")
+    }  # older files leave these out; nothing reads them in eval mode
     problems = {
         "lacks": sorted(set(own) - set(weights) - counters),
         "has the unknown": sorted(set(weights) - set(own)),
@@ -92,7 +96,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # x: (batch, channels, height, width)
         inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(inner + self.downsample(x))
+        added: Tensor = F.relu(inner + self.downsample(x))
+        return added
 
 
 class WideBlock(nn.Module):

@@ -10,6 +10,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import onnx
 import torch
@@ -27,6 +28,9 @@ _COPIES = 4
 
 class Normalised(nn.Module):
     """(x - mean) / std for each channel, then the model: so that radii are in raw-input units."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:  # mean, std: (channels, 1, ...)
         super().__init__()
@@ -141,7 +145,7 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:  # x: (batch, *input)
 
 
 def _torchscript(model: nn.Module, shape: tuple[int, ...], opset: int) -> bytes:
-    file = io.BytesIO()
+    file: Any = io.BytesIO()
     axes = {"input": {0: "batch"}, "logits": {0: "batch"}}
     with _quiet():
         try:
@@ -157,7 +161,7 @@ def _torchscript(model: nn.Module, shape: tuple[int, ...], opset: int) -> bytes:
             )
         except Exception as error:
             raise _impossible(error) from None
-    return file.getvalue()
+    return bytes(file.getvalue())
 
 
 def _dynamo(model: nn.Module, shape: tuple[int, ...], opset: int, batch: int = 2) -> bytes:
@@ -238,5 +242,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-

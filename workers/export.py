@@ -102,7 +102,9 @@ def _module(options: argparse.Namespace, shape: tuple[int, ...]) -> nn.Module:
     try:
         made = factory(**_arguments(options.arg))
     except Exception as error:
-        raise _wrong("source", f"{name} fails ({type(error).__name__}: {_first_line(error)})", "pass its arguments with --arg name=value") from None
+        raise _wrong(
+            "source", f"{name} fails ({type(error).__name__}: {_first_line(error)})", "pass its arguments with --arg name=value"
+        ) from None
     if not isinstance(made, nn.Module):
         raise _wrong("source", f"{name} returns a {type(made).__name__}, not a torch module", "return the module")
     return made
@@ -111,7 +113,7 @@ def _module(options: argparse.Namespace, shape: tuple[int, ...]) -> nn.Module:
 def _found(path: str, name: str) -> Any:
     sys.path.insert(0, os.getcwd())
     try:
-        found = importlib.import_module(path)
+        found: Any = importlib.import_module(path)
     except Exception as error:
         detail = f"cannot import {path} ({type(error).__name__}: {_first_line(error)})"
         raise _wrong("source", detail, "run this where python can import it") from None
@@ -119,7 +121,9 @@ def _found(path: str, name: str) -> Any:
         found = getattr(found, part, None)
     if isinstance(found, nn.Module) or callable(found):
         return found
-    known = ", ".join(key for key, value in vars(importlib.import_module(path)).items() if inspect.isfunction(value) or inspect.isclass(value))
+    known = ", ".join(
+        key for key, value in vars(importlib.import_module(path)).items() if inspect.isfunction(value) or inspect.isclass(value)
+    )
     raise _wrong("source", f"{path} has no factory named {name!r}", f"use one of {known[:200]}" if known else "check the name")
 
 

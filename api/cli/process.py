@@ -12,10 +12,15 @@ PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": T
 
 
 def become(module: str, *arguments: str) -> None:
-    """Run a module in a process of its own and exit with its code; Ctrl-C reaches both."""
+    """Run a module in a process of its own and exit with its code."""
+    raise typer.Exit(run(module, *arguments))
+
+
+def run(module: str, *arguments: str) -> int:
+    """Run a module in a process of its own and give back its code; Ctrl-C reaches both."""
     process = subprocess.Popen([sys.executable, "-m", module, *arguments])
     while True:
         try:
-            raise typer.Exit(process.wait())
+            return process.wait()
         except KeyboardInterrupt:
             continue  # the child got it too and ends by itself

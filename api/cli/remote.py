@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from api.cli.console import err, out, sentences, show_json, show_table
 from api.cli.facts import show_artifact
-from api.cli.process import PASS_ON, become
+from api.cli.process import PASS_ON, become, run
 from api.sdk.client import Client, ServiceError
 from certify.certificate import Certificate
 from certify.errors import ModelRejected, Problem
@@ -21,8 +22,11 @@ from certify.report import Report
 from certify.rounding import show_radius, show_share
 from certify.spec import parse_spec
 
-model_app = typer.Typer(no_args_is_help=True, help="Models: ONNX files by name and version.")
-dataset_app = typer.Typer(no_args_is_help=True, help="Datasets: .npz or .safetensors files by name and version.")
+model_app = typer.Typer(no_args_is_help=True, help="Models by name and version: ONNX files, or torch modules exported here.")
+dataset_app = typer.Typer(
+    no_args_is_help=True,
+    help="Datasets by name and version: .npz, .npy, .safetensors or Parquet files; pack makes one from a folder of images.",
+)
 job_app = typer.Typer(no_args_is_help=True, help="Jobs: one model, one dataset, one spec.")
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -41,15 +45,31 @@ def client() -> Client:
 
 @model_app.command("add")
 def add_model(
-    file: Path,
+    source: Annotated[str, typer.Argument(metavar="M.onnx|PACKAGE.MODULE:FACTORY|ARCHITECTURE")],
     name: Annotated[str, typer.Option()],
     value_range: Annotated[str | None, typer.Option("--range", metavar="LOW,HIGH", help="range of raw input values")] = None,
+    input_shape: Annotated[str | None, typer.Option(metavar="1,28,28", help="export a torch module first; see assay export")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="W.safetensors")] = None,
+    classes: Annotated[str | None, typer.Option(help="number of classes of an architecture")] = None,
+    mean: Annotated[str | None, typer.Option(help="put (x - mean) / std in front")] = None,
+    std: Annotated[str | None, typer.Option()] = None,
+    class_names: Annotated[str | None, typer.Option(metavar="cat,dog,...")] = None,
     as_json: Json = False,
 ) -> None:
-    """Upload an ONNX file and wait until a worker has inspected it."""
-    with sentences(), client() as service:
+    """Upload a model and wait until a worker has inspected it: an ONNX file, or a torch module that is exported here first."""
+    wanted = {"weights": weights, "classes": classes, "mean": mean, "std": std, "class-names": class_names, "range": value_range}
+    with sentences(), tempfile.TemporaryDirectory() as folder, client() as service:
+        file = Path(source) if input_shape is None else _exported(source, input_shape, wanted, Path(folder) / "model.onnx")
         added = service.add_model(name, file, _range(value_range))
         _inspected(service, "models", added["id"], as_json)
+
+
+def _exported(source: str, input_shape: str, options: dict[str, str | None], out_file: Path) -> Path:
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    code = run("workers.export", source, f"--input-shape={input_shape}", f"--out={out_file}", *given)
+    if code:
+        raise typer.Exit(code)
+    return out_file
 
 
 @dataset_app.command("add")

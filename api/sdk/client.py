@@ -48,7 +48,7 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._http.close()
 
-    def upload(self, path: Path) -> str:
+    def upload_blob(self, path: Path) -> str:
         """Send a file unless the service has it; returns its SHA-256."""
         try:
             with path.open("rb") as file:
@@ -61,10 +61,10 @@ class Client:
         return digest
 
     def add_model(self, name: str, path: Path, value_range: tuple[float, float] | None = None) -> dict[str, Any]:
-        return self.post("/v1/models", {"name": name, "blob": self.upload(path), "range": value_range})
+        return self.post("/v1/models", {"name": name, "blob": self.upload_blob(path), "range": value_range})
 
     def add_dataset(self, name: str, path: Path) -> dict[str, Any]:
-        return self.post("/v1/datasets", {"name": name, "blob": self.upload(path)})
+        return self.post("/v1/datasets", {"name": name, "blob": self.upload_blob(path)})
 
     def inspected(self, noun: str, artifact_id: str) -> dict[str, Any]:
         """Wait until a worker has looked at a model or dataset (`noun` is models or datasets)."""

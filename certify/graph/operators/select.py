@@ -39,7 +39,9 @@ class Slice(Movement):
             if layout.normal(axis) == layout.batch and start == 0 and step == 1 and (end >= _END or (node.fixed and end >= 1)):
                 continue  # all of the batch
             place = node.axis(axis)
-            ranges[place] = slice(start, end, step).indices(layout.sizes[place])
+            found = slice(start, end, step).indices(layout.sizes[place])
+            # A step of any size may lead to a single value; torch would add it up first.
+            ranges[place] = (found[0], found[0] + 1, 1) if len(range(*found)) == 1 else found
         return cls._of(node, layout, ranges, node.output)
 
     @classmethod

@@ -1,0 +1,1 @@
+"""Malicious and broken uploads, each with what stops it."""
