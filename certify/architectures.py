@@ -113,8 +113,8 @@ class WideBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # x: (batch, channels, height, width)
         ready = F.relu(self.bn1(x))
         inner = self.conv2(F.relu(self.bn2(self.conv1(ready))))
-        skip: Tensor = x if self.same else self.shortcut(ready)
-        return skip + inner
+        added: Tensor = inner + (x if self.same else self.shortcut(ready))
+        return added
 
 
 class ResNet(nn.Module):
