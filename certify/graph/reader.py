@@ -155,7 +155,7 @@ class _Reader:
             self._shape(kind, node.output[0], self.layouts[data[0]], slice(attributes.get("start"), attributes.get("end")))
         elif not data:
             self._fold(node, name, inputs)
-        elif kind in _PASSING or (kind == "Pad" and self._pads_nothing(inputs, attributes)):
+        elif self._changes_nothing(kind, inputs, attributes):
             self._check_eval(kind, name, inputs)
             self.alias[node.output[0]] = inputs[0]
         elif kind in OPERATORS:
@@ -177,9 +177,12 @@ class _Reader:
         if inputs[0] not in self.layouts or (training and bool(np.any(self.constants.get(inputs[2], True)))):
             raise ModelRejected.at(f"model.{name}", f"{kind} is in training mode", "call model.eval() before the export")
 
-    def _pads_nothing(self, inputs: Sequence[str], attributes: dict[str, Any]) -> bool:
-        pads = self.constants.get(inputs[1]) if len(inputs) > 1 else attributes.get("pads")
-        return pads is not None and not np.any(pads)
+    def _changes_nothing(self, kind: str, inputs: Sequence[str], attributes: dict[str, Any]) -> bool:
+        if kind == "Pad":
+            pads = self.constants.get(inputs[1]) if len(inputs) > 1 else attributes.get("pads")
+            return pads is not None and not np.any(pads)
+        # Data is float, and truth values are the numbers 0 and 1.
+        return kind in _PASSING or (kind == "Cast" and attributes.get("to") == onnx.TensorProto.FLOAT)
 
     def _append(self, node: onnx.NodeProto, name: str, inputs: list[str], attributes: dict[str, Any]) -> None:
         used = dict.fromkeys(i for i in inputs if i)

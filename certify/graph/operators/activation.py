@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -179,28 +180,19 @@ class Clip(Operator):
 
 @dataclass(frozen=True, kw_only=True)
 class Truth(Operator):
-    """Cast of data: to a number it stays as it is (truth values are the numbers 0 and 1), to a truth value it becomes 0 or 1."""
+    """Cast of data to a truth value: 1 where it is not 0. Casts to float change nothing and are not in the graph."""
 
     types = ("Cast",)
-    truth: bool
 
     @classmethod
     def read(cls, node: Node) -> Operator:
         to = int(node.attributes.get("to", 0))
-        if to not in (1, 9):
+        if to != onnx.TensorProto.BOOL:
             raise node.reject(f"of data to the element type number {to} is not supported", "keep the network in float32")
-        return cls(**cls.common(node, node.layout()), truth=to == 9)
+        return cls(**cls.common(node, node.layout()))
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
-        return (x[0] != 0).to(x[0].dtype) if self.truth else x[0]
-
-    @property
-    def unbounded(self) -> str:
-        return super().unbounded if self.truth else ""
-
-    @property
-    def flops(self) -> int:
-        return 0
+        return (x[0] != 0).to(x[0].dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,6 +131,37 @@ def test_every_operator_of_the_allow_list_is_covered() -> None:
     assert set(OPERATORS) == COVERED | (used & set(OPERATORS))
 
 
+# Shown sound in tests/soundness/test_bounds_matrix.py, each in the form that for_bounds gives it.
+BOUNDED = set(
+    [
+        "Add",
+        "BatchNormalization",
+        "Conv",
+        "Div",
+        "Flatten",
+        "Gemm",
+        "GlobalAveragePool",
+        "LeakyRelu",
+        "MatMul",
+        "MaxPool",
+        "Mul",
+        "Relu",
+        "Reshape",
+        "Sigmoid",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+    ]
+)
+
+
+def test_only_what_was_shown_sound_is_bounded() -> None:
+    graphs = [read_onnx(data) for data in CASES.values()]
+    assert {operator.type for graph in graphs for operator in graph.operators if not operator.unbounded} == BOUNDED
+
+
 @pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div"])
 @pytest.mark.parametrize("order", ["r s", "s r"])
 def test_two_data_tensors(kind: str, order: str) -> None:

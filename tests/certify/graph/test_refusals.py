@@ -15,6 +15,7 @@ from certify.errors import ModelRejected, Problem
 from certify.graph import proto
 from certify.graph.reader import read_onnx
 from tests.support.onnx_models import Array, linear_model, mlp, model_bytes, node, small_cnn
+from tests.support.onnx_reference import assert_agrees
 
 RNG = np.random.default_rng(3)
 
@@ -241,6 +242,7 @@ RESIZE = helper.make_node("Resize", ["x", "", "s"], ["y"], name="resize")
         (graph_of(node("ReduceMean", "x", "y"), FLAT), "across the batch"),
         (graph_of(node("Softmax", "x", "y", axis=0), FLAT), "across the batch"),
         (graph_of(node("Softmax", "x", "y", axis=0), FLAT, opset=11), "across the batch"),
+        (graph_of(node("Transpose", "x", "t", perm=[1, 0, 2]), node("Softmax", "t", "y", axis=0), FLAT, opset=11), "across the batch"),
         (graph_of(node("LayerNormalization", "x s", "y", axis=0), FLAT, s=random(6)), "across the batch"),
         (graph_of(node("LpNormalization", "x", "y", axis=0), FLAT), "across the batch"),
         (graph_of(node("Einsum", "x", "y", equation="bij->ij"), FLAT), "across the batch"),
@@ -342,3 +344,62 @@ def test_the_small_networks_of_the_tests_are_read() -> None:
     """The negative control: nothing above is refused because everything is."""
     for data in (mlp((4, 5, 3)), small_cnn(mean=0.5), linear_model(random(3, 4), random(3))):
         read_onnx(data)
+
+
+def rows(step: int) -> bytes:
+    """All rows one after another; then each row of the batch takes the places from `step` times its number on."""
+    nodes = [
+        node("Shape", "x", "shape"),
+        node("Gather", "shape zero", "count"),
+        node("Range", "zero count one", "numbers"),
+        node("Mul", "numbers step", "starts"),
+        node("Unsqueeze", "starts last", "column"),
+        node("Add", "column places", "index"),
+        node("Reshape", "x all", "line"),
+        node("Gather", "line index", "logits"),
+    ]
+    weights = {"zero": 0, "one": 1, "step": step, "last": [1], "places": [[0, 2, 4, 3]], "all": [-1]}
+    return model_bytes(nodes, {k: np.array(v, dtype=np.int64) for k, v in weights.items()}, input_shape=("batch", 6))
+
+
+def test_places_that_follow_the_rows_are_read_and_others_refused() -> None:
+    """What torch writes for a strided view; were every row sent to the first one's places, examples would answer for one another."""
+    assert_agrees(rows(6))
+    for step in (0, 5, 7):
+        assert "across the batch" in problem(rows(step)).detail
+
+
+def chain(kind: str, count: int, shape: tuple[int, ...], **weights: Array) -> bytes:
+    steps = [node(kind, " ".join([f"t{i}" if i else "x", *weights]), f"t{i + 1}") for i in range(count)]
+    return model_bytes(
+        [*steps, node("ReduceMean", f"t{count}", "logits", axes=[2], keepdims=0)], weights, input_shape=("batch", *shape), opset=13
+    )
+
+
+def test_networks_that_cost_too_much() -> None:
+    wide = [node("Relu", "x", f"r{i}") for i in range(20)]
+    held = model_bytes([*wide, node("Sum", " ".join(f"r{i}" for i in range(20)), "y"), FLAT], {}, input_shape=("batch", 2**22))
+    assert "values at once" in problem(held).detail
+    assert "values for one example" in problem(chain("Relu", 600, (2**10, 2**10))).detail
+    assert "floating-point operations" in problem(chain("MatMul", 130, (2**10, 2**10), w=np.eye(2**10, dtype=np.float32))).detail
+    for data in (chain("Relu", 6, (2**10, 2**10)), chain("MatMul", 3, (2**10, 2**10), w=np.eye(2**10, dtype=np.float32))):
+        read_onnx(data)
+
+
+def test_a_file_of_empty_nodes_is_counted_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bytes each in the file, a hundred and fifty in memory."""
+    graph = b"\x0a\x00" * 1_100_000
+    size, number = b"", len(graph)
+    while number:
+        size += bytes([number & 127 | (128 if number > 127 else 0)])
+        number >>= 7
+    monkeypatch.setattr(onnx.ModelProto, "ParseFromString", None)  # nothing may come to it
+    found = problem(b"\x08\x08\x3a" + size + graph)
+    assert "holds more than 1,000,000" in found.detail
+
+
+def test_nesting_is_limited_before_it_is_parsed() -> None:
+    inner = helper.make_graph([node("Relu", "x", "y")], "g", [], [])
+    for _ in range(20):
+        inner = helper.make_graph([helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=onnx.GraphProto())], "g", [], [])
+    assert "nested more than 32 deep" in problem(helper.make_model(inner).SerializeToString()).detail
