@@ -132,29 +132,27 @@ def test_every_operator_of_the_allow_list_is_covered() -> None:
 
 
 # Shown sound in tests/soundness/test_bounds_matrix.py, each in the form that for_bounds gives it.
-BOUNDED = set(
-    [
-        "Add",
-        "BatchNormalization",
-        "Conv",
-        "Div",
-        "Flatten",
-        "Gemm",
-        "GlobalAveragePool",
-        "LeakyRelu",
-        "MatMul",
-        "MaxPool",
-        "Mul",
-        "Relu",
-        "Reshape",
-        "Sigmoid",
-        "Squeeze",
-        "Sub",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-    ]
-)
+BOUNDED = {
+    "Add",
+    "BatchNormalization",
+    "Conv",
+    "Div",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "LeakyRelu",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Relu",
+    "Reshape",
+    "Sigmoid",
+    "Squeeze",
+    "Sub",
+    "Tanh",
+    "Transpose",
+    "Unsqueeze",
+}
 
 
 def test_only_what_was_shown_sound_is_bounded() -> None:
