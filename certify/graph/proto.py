@@ -17,6 +17,7 @@ MAX_BYTES = 512 * 2**20
 MAX_NODES = 20_000
 MAX_WEIGHT_ELEMENTS = 2**28
 MAX_RANK = 16
+MAX_INPUTS = 4096  # of one node
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)
 
 _MEND = "export the model to a single ONNX file with torch.onnx.export"
@@ -99,9 +100,12 @@ def read_tensor(tensor: onnx.TensorProto, name: str) -> np.ndarray[Any, Any]:
         raise ModelRejected.at(where, "keeps its data in another file", "save the model as one file, with the weights inside")
     if tensor.data_type not in _ELEMENT_TYPES:
         raise ModelRejected.at(where, f"has the element type {_type_name(tensor.data_type)}", "export the model in float32")
+    if sum(map(bool, (tensor.raw_data, tensor.float_data, tensor.double_data, tensor.int32_data, tensor.int64_data))) > 1:
+        raise ModelRejected.at(where, "holds its values twice", _MEND)
     # The rank first: the product of a million large sizes would never end.
     if len(tensor.dims) > MAX_RANK or any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) != _stored_elements(tensor):
-        raise ModelRejected.at(where, f"says its shape is {list(tensor.dims)} but holds another number of values", _MEND)
+        shown = f"{list(tensor.dims[:MAX_RANK])}{' and more' if len(tensor.dims) > MAX_RANK else ''}"
+        raise ModelRejected.at(where, f"says its shape is {shown} but holds another number of values", _MEND)
     try:
         value = numpy_helper.to_array(tensor)
     except (ValueError, TypeError, IndexError):
@@ -142,7 +146,7 @@ def check_schema(node: onnx.NodeProto, name: str, opset: int) -> None:
         schema = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
         raise ModelRejected.at(f"model.{name}", f"the operator {node.op_type} does not exist in opset {opset}", _MEND) from None
-    if not schema.min_input <= len(node.input) <= schema.max_input:
+    if not schema.min_input <= len(node.input) <= min(schema.max_input, MAX_INPUTS):
         raise ModelRejected.at(f"model.{name}", f"{node.op_type} has {len(node.input)} inputs", _MEND)
     seen: set[str] = set()
     for attribute in node.attribute:

@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 MAX_FLOPS = 2**38  # of one example; a large vision transformer needs half of it
 MAX_VALUES = 2**29  # of one example, in all tensors together
 MAX_LIVE_ELEMENTS = 2**26  # of one example, held at once
+MAX_CLASSES = 2**17
 _FOLD_BUDGET = 2**23
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -45,11 +46,11 @@ def read_onnx(data: bytes) -> Graph:
         return _Reader(model).graph()
     except ModelRejected as error:
         # Names come from the file and may have any length and any character.
-        short = (Problem(field=proto.printable(p.field, 200), detail=proto.printable(p.detail, 400), mend=p.mend) for p in error.problems)
+        short = (Problem(field=proto.printable(p.field, 120), detail=proto.printable(p.detail, 300), mend=p.mend) for p in error.problems)
         raise ModelRejected(*short) from None
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         # Attributes of a wrong kind and the like: the file contradicts the ONNX standard in a way no check above names.
-        detail = proto.printable(f"contradicts the ONNX standard ({type(error).__name__}: {error})", 400)
+        detail = proto.printable(f"contradicts the ONNX standard ({type(error).__name__}: {error})", 300)
         raise ModelRejected.at("model", detail, "export it again") from None
 
 
@@ -117,6 +118,8 @@ class _Reader:
                 + ("" if layout.plain or one_of_one else ", without a batch axis in front"),
                 "export logits of shape (batch, classes) with at least 2 classes",
             )
+        if layout.shape[0] > MAX_CLASSES:
+            raise ModelRejected.at("model", f"has {layout.shape[0]} classes, more than {MAX_CLASSES}", "export a classifier of fewer classes")
         if self.class_names is not None and len(self.class_names) != layout.shape[0]:
             detail = f"names {len(self.class_names)} classes but has {layout.shape[0]} logits"
             raise ModelRejected.at("model.class_names", detail, "export one name for each logit")
