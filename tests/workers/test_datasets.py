@@ -342,3 +342,13 @@ def test_pickles_in_a_zip_are_named(data: bytes) -> None:
 def test_gzip_that_is_no_pickle_gets_another_mend() -> None:
     with pytest.raises(DatasetRejected, match="compressed with gzip; decompress it"):
         read_dataset(gzip.compress(npz(x=X, y=Y)))
+
+
+def test_a_megabyte_that_would_be_a_gigabyte_is_refused_before_it_is_inflated() -> None:
+    file = io.BytesIO()
+    np.savez_compressed(file, x=np.zeros((40, 1024, 1024), np.float32), y=np.zeros(40, np.int64))
+    with pytest.raises(DatasetRejected, match="grows from [0-9]+ to 167772288 bytes"):
+        read_dataset(file.getvalue())
+    file = io.BytesIO()
+    np.savez_compressed(file, x=np.zeros((4, 1024, 1024), np.float32), y=np.zeros(4, np.int64))
+    assert len(read_dataset(file.getvalue()).x) == 4

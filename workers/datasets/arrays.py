@@ -22,6 +22,8 @@ _READERS = {b"\x01\x00": (2, npy.read_array_header_1_0), b"\x02\x00": (4, npy.re
 _MAX_HEADER = 10_000  # numpy's own limit for headers that are not trusted
 _MAX_MEMBERS = 256
 _MAX_DEFLATE = 1032  # no deflate stream grows more than this
+_MAX_RATIO = 200  # images as float32 compress by ten, empty ones by a thousand
+_MAX_FREE = 2**27  # bytes that may be inflated from anything
 _CHUNK = 2**24
 _PACK = "pack it with: assay dataset pack --x x.npy --y y.npy --out D.npz"
 
@@ -143,6 +145,9 @@ def _header(archive: zipfile.ZipFile, name: str) -> Header:
     grown = info.compress_size * (_MAX_DEFLATE if info.compress_type else 1)
     if not header.length + header.nbytes == info.file_size <= grown + 1024:
         raise _too_large(field, header.shape)
+    if info.file_size > max(_MAX_FREE, _MAX_RATIO * info.compress_size):
+        detail = f"grows from {info.compress_size} to {info.file_size} bytes, which no measured data does"
+        raise DatasetRejected.at(field, detail, "save it with numpy.savez, which does not compress")
     return header
 
 
