@@ -119,7 +119,9 @@ class _Reader:
                 "export logits of shape (batch, classes) with at least 2 classes",
             )
         if layout.shape[0] > MAX_CLASSES:
-            raise ModelRejected.at("model", f"has {layout.shape[0]} classes, more than {MAX_CLASSES}", "export a classifier of fewer classes")
+            raise ModelRejected.at(
+                "model", f"has {layout.shape[0]} classes, more than {MAX_CLASSES}", "export a classifier of fewer classes"
+            )
         if self.class_names is not None and len(self.class_names) != layout.shape[0]:
             detail = f"names {len(self.class_names)} classes but has {layout.shape[0]} logits"
             raise ModelRejected.at("model.class_names", detail, "export one name for each logit")

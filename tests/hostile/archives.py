@@ -200,7 +200,7 @@ VALUES = [
     Hostile("labels beyond int64", "dataset", _VALUES, "18446744073709551615", lambda: _arrays(_zeros(), np.full(2, 2**64 - 1, np.uint64))),
     Hostile("labels that are texts", "dataset", _VALUES, r"dataset\.y.*type", lambda: _arrays(_zeros(), np.array(["cat", "dog"]))),
     Hostile("labels that are fractions", "dataset", _VALUES, r"dataset\.y.*type", lambda: _arrays(_zeros(), np.zeros(2)), slow=True),
-    Hostile("labels for other rows", "dataset", _VALUES, "one label for each", lambda: _arrays(_zeros(), np.zeros(9, int)), slow=True),
+    Hostile("labels for other rows", "dataset", _VALUES, "for 2 examples", lambda: _arrays(_zeros(), np.zeros(9, int)), slow=True),
     Hostile(
         "class names with terminal escapes", "dataset", _VALUES, "printable", lambda: _arrays(_zeros(), _none(), classes=["\x1b[2J", "b"])
     ),

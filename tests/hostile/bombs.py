@@ -104,7 +104,7 @@ def _identities(count: int) -> bytes:
 
 
 def _many_inputs() -> bytes:
-    return graph_of(node("Concat", " ".join(["x"] * 300_000), "y", axis=1), node("Flatten", "y", "logits"))
+    return graph_of(node("Concat", " ".join(["x"] * 300_000), "y", axis=1), node("Flatten", "y", "logits"), shape=(2, 60))
 
 
 def _transposed_conv() -> bytes:

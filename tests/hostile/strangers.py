@@ -164,7 +164,7 @@ NESTS = [
 
 NAMES = [
     Hostile("a name that is no UTF-8", "model", _SHORT, "cannot be parsed|reads", lambda: _raw_name(b"\xff\xfe\x80" * 7)),
-    Hostile("a name with terminal escapes", "model", _SHORT, r"reads .*\?\[2J", lambda: _named("\x1b[2J\x1b]0;owned\x07")),
+    Hostile("a name with terminal escapes", "model", _SHORT, r"\?\[2J\?\]0;owned\?: reads", lambda: _named("\x1b[2J\x1b]0;owned\x07")),
     Hostile("a name with line breaks", "model", _SHORT, "which nothing before it defines", lambda: _named("w\nINFO: accepted\r\n")),
     Hostile("a name of 10 MB", "model", _SHORT, "reads 'nnnn", lambda: _named("n" * 10_000_000)),
     Hostile("a name that turns the writing direction", "model", _SHORT, "reads", lambda: _named("\u202eevil\u2066"), slow=True),

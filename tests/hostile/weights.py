@@ -113,6 +113,12 @@ def _negative_variance() -> bytes:
     return graph_of(*nodes, shape=(2, 6), s=floats(2), b=floats(2), m=floats(2), v=np.array([-1.0, 1.0], np.float32))
 
 
+def _negative_epsilon() -> bytes:
+    """So small that the sum with the variance is the variance."""
+    nodes = [node("BatchNormalization", "x s b m v", "n", epsilon=-1e-38), node("Flatten", "n", "logits")]
+    return graph_of(*nodes, shape=(2, 6), s=floats(2), b=floats(2), m=floats(2), v=np.ones(2, np.float32))
+
+
 def _shadowing(model: onnx.ModelProto) -> None:
     """A weight with the name of the input: the input would be a constant."""
     model.graph.initializer.append(numpy_helper.from_array(floats(1, 4), "x"))
@@ -137,7 +143,7 @@ SIZES = [
     Hostile("weights that say they are a terabyte", "model", _SIZES, "another number of values", _dims(2**20, 2**20)),
     Hostile("weights whose size wraps int64 to the truth", "model", _SIZES, "another number of values", _dims(2**32, 2**32, 20)),
     Hostile("weights of negative sizes", "model", _SIZES, "another number of values", _dims(-5, -4)),
-    Hostile("weights of a hundred thousand sizes", "model", _SIZES, "another number of values", _dims(*[2**62] * 100_000)),
+    Hostile("weights of a hundred thousand sizes", "model", _SIZES, "says its shape is", _dims(*[2**62] * 100_000)),
     Hostile("weights of rank 60", "model", _SIZES, "another number of values", _dims(*[1] * 58, 5, 4)),
     Hostile("weights of two million sizes", "model", _SIZES, "more than 1,000,000", _dims(*[1] * 2_000_000), slow=True),
     Hostile("weights twice, raw and as numbers", "model", _SIZES, "w0", lambda: changed(_both)),
@@ -160,6 +166,7 @@ NUMBERS = [
     Hostile("weights that are all subnormal", "model", _FINITE, "subnormal", _holding(1e-40, everywhere=True)),
     Hostile("weights whose product overflows", "model", _FINITE, "NaN or infinity", _overflowing),
     Hostile("constants that become NaN", "model", _FINITE, "NaN|cannot be computed", _folded_nan),
+    Hostile("a negative epsilon", "model", _FINITE, "epsilon", _negative_epsilon),
     Hostile("a negative variance", "model", _FINITE, "variance|NaN", _negative_variance),
 ]
 

@@ -347,7 +347,7 @@ def test_gzip_that_is_no_pickle_gets_another_mend() -> None:
 def test_a_megabyte_that_would_be_a_gigabyte_is_refused_before_it_is_inflated() -> None:
     file = io.BytesIO()
     np.savez_compressed(file, x=np.zeros((40, 1024, 1024), np.float32), y=np.zeros(40, np.int64))
-    with pytest.raises(DatasetRejected, match="grows from [0-9]+ to 167772288 bytes"):
+    with pytest.raises(DatasetRejected, match=r"grows from [0-9]+ to 167772288 bytes"):
         read_dataset(file.getvalue())
     file = io.BytesIO()
     np.savez_compressed(file, x=np.zeros((4, 1024, 1024), np.float32), y=np.zeros(4, np.int64))
