@@ -24,7 +24,8 @@ class BatchNormalization(Operator):
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        if node.attributes.get("training_mode", 0):
+        # Before opset 14 it is the number of outputs that asks for training.
+        if node.attributes.get("training_mode", 0) or sum(map(bool, node.outputs)) > 1:
             raise node.reject("in training mode mixes the examples of a batch", "call model.eval() before the export")
         if not node.attributes.get("spatial", 1):
             raise node.reject("with spatial = 0 is not supported")
@@ -32,7 +33,7 @@ class BatchNormalization(Operator):
         weights = {name: node.weight(i + 1) for i, name in enumerate(("scale", "bias", "mean", "var"))}
         if not shape or any(value.shape != (shape[0],) for value in weights.values()):
             raise node.reject(f"has statistics that do not fit examples of shape {list(shape)}")
-        epsilon = float(node.attributes.get("epsilon", 1e-5))
+        epsilon = _epsilon(node)
         if not np.all(weights["var"].astype(np.float64) + epsilon > 0):
             raise node.reject("has a negative variance")
         return cls(**cls.common(node, node.layout(), weights=weights), epsilon=epsilon)
