@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,11 +19,11 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from certify.architectures import ARCHITECTURES, build, load
-from certify.errors import AssayError, InputError, Problem
 from certify.exit_codes import Exit
 from certify.export import OPSET, to_onnx
 from certify.model import Model
 from workers.agreement import check_agreement
+from workers.command import Parser, answered, read_file, whole_file, wrong
 
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "state")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -31,24 +31,11 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        _export(options)
-        return Exit.DONE
-    except AssayError as error:
-        sys.stderr.write(f"assay: {error}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write("assay: interrupted; nothing was written\n")
-    return Exit.ERROR
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"assay: {message}; see assay export --help\n")
-        raise SystemExit(Exit.ERROR)
+    return answered(lambda: _export(options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="assay export",
         description="Write a trained torch classifier as an ONNX file that Assay reads, checked against the module and onnxruntime.",
         epilog=f"Architectures: {', '.join(ARCHITECTURES)}.",
@@ -67,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _export(options: argparse.Namespace) -> None:
+def _export(options: argparse.Namespace) -> int:
     shape = tuple(int(v) for v in _numbers(options.input_shape, "input-shape", int))
     module = _module(options, shape)
     if options.weights:
@@ -79,34 +66,36 @@ def _export(options: argparse.Namespace) -> None:
     low, high = _numbers(options.range, "range", float)
     model = Model.from_onnx(data, (low, high))
     check_agreement(model, data)
-    _write(Path(options.out), data)
+    with whole_file(Path(options.out)) as draft:
+        draft.write_bytes(data)
     graph = model.graph
     sys.stderr.write(
         f"wrote {options.out}: {len(graph.operators)} operators, {graph.parameters():,} parameters, inputs of shape {list(shape)}, "
         f"{graph.classes} classes, opset {graph.opset}; agrees with the module and with onnxruntime\n"
     )
+    return Exit.DONE
 
 
 def _module(options: argparse.Namespace, shape: tuple[int, ...]) -> nn.Module:
     if options.source in ARCHITECTURES:
         if options.classes is None:
-            raise _wrong("classes", "is missing", "say how many classes the architecture has: --classes 10")
+            raise wrong("classes", "is missing", "say how many classes the architecture has: --classes 10")
         return build(options.source, shape, options.classes)
     path, colon, name = options.source.partition(":")
     if not colon or not path or not name:
         mend = f"write package.module:factory, or an architecture: {', '.join(ARCHITECTURES)}"
-        raise _wrong("source", f"{options.source!r} is neither a factory nor an architecture", mend)
+        raise wrong("source", f"{options.source!r} is neither a factory nor an architecture", mend)
     factory = _found(path, name)
     if isinstance(factory, nn.Module):
         return factory
     try:
         made = factory(**_arguments(options.arg))
     except Exception as error:
-        raise _wrong(
+        raise wrong(
             "source", f"{name} fails ({type(error).__name__}: {_first_line(error)})", "pass its arguments with --arg name=value"
         ) from None
     if not isinstance(made, nn.Module):
-        raise _wrong("source", f"{name} returns a {type(made).__name__}, not a torch module", "return the module")
+        raise wrong("source", f"{name} returns a {type(made).__name__}, not a torch module", "return the module")
     return made
 
 
@@ -116,7 +105,7 @@ def _found(path: str, name: str) -> Any:
         found: Any = importlib.import_module(path)
     except Exception as error:
         detail = f"cannot import {path} ({type(error).__name__}: {_first_line(error)})"
-        raise _wrong("source", detail, "run this where python can import it") from None
+        raise wrong("source", detail, "run this where python can import it") from None
     for part in name.split("."):
         found = getattr(found, part, None)
     if isinstance(found, nn.Module) or callable(found):
@@ -124,7 +113,7 @@ def _found(path: str, name: str) -> Any:
     known = ", ".join(
         key for key, value in vars(importlib.import_module(path)).items() if inspect.isfunction(value) or inspect.isclass(value)
     )
-    raise _wrong("source", f"{path} has no factory named {name!r}", f"use one of {known[:200]}" if known else "check the name")
+    raise wrong("source", f"{path} has no factory named {name!r}", f"use one of {known[:200]}" if known else "check the name")
 
 
 def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
@@ -132,7 +121,7 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise _wrong("arg", f"{pair!r} is not NAME=VALUE", "write for example --arg depth=20")
+            raise wrong("arg", f"{pair!r} is not NAME=VALUE", "write for example --arg depth=20")
         try:
             found[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -148,7 +137,7 @@ def _load(module: nn.Module, path: Path, *, exact: bool) -> None:
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    data = _read(path)
+    data = read_file(str(path), "weights")
     try:
         return load_safetensors(data)
     except (SafetensorError, ValueError, KeyError):
@@ -158,13 +147,13 @@ def _weights(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
         mend = "load it yourself and save it with safetensors.torch.save_file(model.state_dict(), 'w.safetensors')"
-        raise _wrong("weights", f"{path} is neither safetensors nor a plain state dict", mend) from None
+        raise wrong("weights", f"{path} is neither safetensors nor a plain state dict", mend) from None
     for key in _NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             sys.stderr.write(f"using the entry {key!r} of {path}\n")
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise _wrong("weights", f"{path} holds no state dict", "save model.state_dict()")
+        raise wrong("weights", f"{path} holds no state dict", "save model.state_dict()")
     return dict(found)
 
 
@@ -181,30 +170,7 @@ def _numbers(text: str, field: str, kind: type) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise _wrong(field, f"{text!r} is not a list of numbers", "separate them by commas") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _wrong("weights", f"cannot read {path}: {error.strerror}", "check the path") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The file appears whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        draft.write_bytes(data)
-        draft.replace(path)
-    except OSError as error:
-        raise _wrong("out", f"cannot write {path}: {error.strerror}", "check the path") from None
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _wrong(field: str, detail: str, mend: str) -> InputError:
-    return InputError(Problem(field=field, detail=detail, mend=mend))
+        raise wrong(field, f"{text!r} is not a list of numbers", "separate them by commas") from None
 
 
 def _first_line(error: Exception) -> str:

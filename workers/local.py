@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
 from certify import Examples, Model, certify
 from certify.certificate import Certificate, Provenance, Versions
 from certify.curves import accuracy_at
-from certify.errors import AssayError, InputError, Problem, SpecError
+from certify.errors import SpecError
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
 from certify.facts import check
 from certify.rounding import show_radius, show_share
 from certify.run import Run, public_key
 from certify.spec import Spec, parse_spec
 from workers.agreement import check_agreement
+from workers.command import Parser, answered, read_file, whole_file, wrong
 from workers.datasets import dataset_facts, read_dataset
 from workers.facts import model_facts
 from workers.plan import plan_job
@@ -33,22 +32,14 @@ _SHOWN_RADII = 6
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        return _certify(options)
-    except AssayError as error:
-        sys.stderr.write(f"assay: {error}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write("assay: interrupted; nothing was written\n")
-    except Exception as error:
-        sys.stderr.write(f"assay: the run failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}; nothing was written\n")
-    return Exit.ERROR
+    return answered(lambda: _certify(options))
 
 
 def _certify(options: argparse.Namespace) -> int:
     requirements = [Requirement.parse(text) for text in options.require]
-    spec = _spec(_read(options.spec, "spec"))
+    spec = _spec(read_file(options.spec, "spec"))
     device = _device(options.device)
-    model_bytes, dataset_bytes = _read(options.model, "model"), _read(options.data, "data")
+    model_bytes, dataset_bytes = read_file(options.model, "model"), read_file(options.data, "data")
     model = Model.from_onnx(model_bytes, _range(options.range))
     dataset = read_dataset(dataset_bytes)
     facts, found = model_facts(model), dataset_facts(dataset)
@@ -75,15 +66,9 @@ def _certify(options: argparse.Namespace) -> int:
     return code
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"assay: {message}; see assay certify --help\n")
-        raise SystemExit(Exit.ERROR)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="assay")
-    commands = parser.add_subparsers(required=True, parser_class=_Parser)
+    parser = Parser(prog="assay")
+    commands = parser.add_subparsers(required=True, parser_class=Parser)
     command = commands.add_parser("certify", help="certify a model in this process, without the service")
     command.add_argument("--model", required=True, metavar="M.onnx")
     command.add_argument("--data", required=True, metavar="D.npz")
@@ -102,16 +87,9 @@ def _spec(data: bytes) -> Spec:
     return spec.with_noise_key("public-seed")
 
 
-def _read(path: str, field: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(Problem(field=field, detail=f"cannot read {path}: {error.strerror}", mend="check the path")) from None
-
-
 def _device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError(Problem(field="device", detail="no CUDA device is available", mend="use --device cpu or auto"))
+        raise wrong("device", "no CUDA device is available", "use --device cpu or auto")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
@@ -123,7 +101,7 @@ def _range(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         low, high = 0.0, 0.0
     if not -float("inf") < low < high < float("inf"):
-        raise InputError(Problem(field="range", detail=f"{text!r} is not LOW,HIGH", mend="write for example --range 0,1"))
+        raise wrong("range", f"{text!r} is not LOW,HIGH", "write for example --range 0,1")
     return low, high
 
 
@@ -143,19 +121,12 @@ def _provenance(model: Model, dataset: bytes, spec: Spec, device: str) -> Proven
 
 
 def _write(path: Path, certificates: Iterator[Certificate]) -> list[Certificate]:
-    """Every certificate as a line; the file appears whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Every certificate as a line."""
     kept = []
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            for certificate in certificates:
-                kept.append(certificate)
-                file.write(certificate.line() + "\n")
-        draft.replace(path)
-    except OSError as error:
-        raise InputError(Problem(field="out", detail=f"cannot write {path}: {error.strerror}", mend="check the path")) from None
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
+        for certificate in certificates:
+            kept.append(certificate)
+            file.write(certificate.line() + "\n")
     return kept
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from certify.errors import AssayError, DatasetRejected, InputError, Problem
+from certify.errors import DatasetRejected
 from certify.exit_codes import Exit
+from workers.command import Parser, answered, read_file, whole_file, wrong
 from workers.datasets.arrays import read_npy
 from workers.datasets.dataset import Array, Dataset, build
 from workers.datasets.folder import Folder, open_folder
@@ -31,31 +31,21 @@ _SHOWN_NAMES = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        size = _size(options.size)
-        if options.limit is not None and options.limit < 1:
-            raise _wrong("limit", f"{options.limit} is not a positive number", "write for example --limit 100")
-        packed = _dataset(options, size)
-        _save(Path(options.out), packed)
-        _say(_summary(options.out, packed))
-        return Exit.DONE
-    except AssayError as error:
-        sys.stderr.write(f"assay: {error}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write("assay: interrupted; nothing was written\n")
-    except Exception as error:
-        sys.stderr.write(f"assay: packing failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}; nothing was written\n")
-    return Exit.ERROR
+    return answered(lambda: _pack(options))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"assay: {message}; see assay dataset pack --help\n")
-        raise SystemExit(Exit.ERROR)
+def _pack(options: argparse.Namespace) -> int:
+    size = _size(options.size)
+    if options.limit is not None and options.limit < 1:
+        raise wrong("limit", f"{options.limit} is not a positive number", "write for example --limit 100")
+    packed = _dataset(options, size)
+    _save(Path(options.out), packed)
+    _say(_summary(options.out, packed))
+    return Exit.DONE
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="assay dataset pack", description="Make one .npz dataset: x float32, y int64 and the names of the classes.")
+    parser = Parser(prog="assay dataset pack", description="Make one .npz dataset: x float32, y int64 and the names of the classes.")
     parser.add_argument("source", nargs="?", help="a folder with one sub-folder of images for each class, or a Parquet file; x in [0, 1]")
     parser.add_argument("--x", metavar="x.npy", help="instead of a source: the inputs, floats as they are or bytes divided by 255")
     parser.add_argument("--y", metavar="y.npy", help="with --x: the labels")
@@ -71,19 +61,19 @@ def _parser() -> argparse.ArgumentParser:
 def _dataset(options: argparse.Namespace, size: tuple[int, int] | None) -> Dataset:
     arrays = options.x is not None or options.y is not None or options.classes is not None
     if arrays == (options.source is not None):
-        raise _wrong("source", "give either a folder or Parquet file, or --x and --y", "see assay dataset pack --help")
+        raise wrong("source", "give either a folder or Parquet file, or --x and --y", "see assay dataset pack --help")
     if not arrays:
         images = _Images(options, size)
         return images.of_folder() if Path(options.source).is_dir() else images.of_parquet()
     if options.x is None or options.y is None:
-        raise _wrong("x", "--x and --y belong together", "give both")
+        raise wrong("x", "--x and --y belong together", "give both")
     if size or options.grey or options.skip_unreadable:
-        raise _wrong("x", "--size, --grey and --skip-unreadable are for images", "remove them")
+        raise wrong("x", "--size, --grey and --skip-unreadable are for images", "remove them")
     return _of_arrays(options)
 
 
 def _of_arrays(options: argparse.Namespace) -> Dataset:
-    x, y = read_npy(_read(options.x, "x"), "dataset.x"), read_npy(_read(options.y, "y"), "dataset.y")
+    x, y = read_npy(read_file(options.x, "x"), "dataset.x"), read_npy(read_file(options.y, "y"), "dataset.y")
     if x.dtype == np.uint8:
         _say("x holds bytes: divided by 255")
         x = x / np.float32(255)
@@ -113,9 +103,9 @@ class _Images:
     def of_parquet(self) -> Dataset:
         from workers.datasets.parquet import open_table
 
-        data = _read(self._options.source, "source")
+        data = read_file(self._options.source, "source")
         if data[:4] != b"PAR1":
-            raise _wrong("source", f"{self._options.source} is neither a folder nor a Parquet file", "see assay dataset pack --help")
+            raise wrong("source", f"{self._options.source} is neither a folder nor a Parquet file", "see assay dataset pack --help")
         with readable("Parquet"):
             table = open_table(data)
             keep = _kept(table.labels(), self._options.limit)
@@ -187,26 +177,12 @@ def _reported(items: Iterator[_Item], total: int) -> Iterator[_Item]:
 
 
 def _save(path: Path, dataset: Dataset) -> None:
-    """The file appears whole or not at all, and the same data give the same bytes."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """The same data give the same bytes."""
     arrays: dict[str, Array] = {"x": dataset.x.numpy(), "y": dataset.y.numpy()}
     if dataset.class_names is not None:
         arrays["classes"] = np.array(dataset.class_names)
-    try:
-        with draft.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        draft.replace(path)
-    except OSError as error:
-        raise _wrong("out", f"cannot write {path}: {error.strerror}", "check the path") from None
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _read(path: str, field: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise _wrong(field, f"cannot read {path}: {error.strerror}", "check the path") from None
+    with whole_file(path) as draft, draft.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -218,7 +194,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     except ValueError:
         height, width = 0, 0
     if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
-        raise _wrong("size", f"{text!r} is not H,W from 1 to {_MAX_SIDE}", "write for example --size 32,32")
+        raise wrong("size", f"{text!r} is not H,W from 1 to {_MAX_SIDE}", "write for example --size 32,32")
     return width, height
 
 
@@ -235,10 +211,6 @@ def _summary(path: str, packed: Dataset) -> str:
 def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
-
-
-def _wrong(field: str, detail: str, mend: str) -> InputError:
-    return InputError(Problem(field=field, detail=detail, mend=mend))
 
 
 if __name__ == "__main__":

@@ -167,6 +167,13 @@ DATA = [
         slow=True,
     ),
     Hostile(
+        "ConvTranspose that makes much and crops nearly all of it",
+        "model",
+        _COST,
+        "ConvTranspose|floating-point operations|values",
+        _on_data("ConvTranspose", (4, 7, 6), w=floats(4, 3, 3, 3), attributes={"strides": [2**16, 2], "output_shape": [14, 12]}),
+    ),
+    Hostile(
         "MaxPool with a huge kernel",
         "model",
         _DATA,
