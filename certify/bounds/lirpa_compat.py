@@ -55,7 +55,7 @@ def load() -> types.SimpleNamespace:
     """
     version = engine_version()
     try:
-        with quiet(), _moved_names():
+        with quiet(), _moved_names(), _same_recursion_limit():
             import auto_LiRPA
             from auto_LiRPA import linear_bound, patches, perturbations
     except (ImportError, AttributeError) as error:
@@ -67,6 +67,16 @@ def load() -> types.SimpleNamespace:
         LinearBound=linear_bound.LinearBound,
         eyeC=patches.eyeC if hasattr(patches, "eyeC") else perturbations.eyeC,
     )
+
+
+@contextlib.contextmanager
+def _same_recursion_limit() -> Iterator[None]:
+    """auto-LiRPA raises the limit to a million at import; a deeply nested file would then overflow the stack of any later reader."""
+    before = sys.getrecursionlimit()
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 @contextlib.contextmanager

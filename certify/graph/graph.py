@@ -43,7 +43,7 @@ class Graph:
 
     def values(self) -> int:
         """Values of all tensors of one example together."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        return sum(math.prod(shape) for shape in self.shapes.values()) + sum(operator.on_the_way for operator in self.operators)
 
     def largest_tensor(self) -> int:
         """Elements of the largest tensor of one example."""
@@ -58,7 +58,7 @@ class Graph:
         last, live, most = self.last_uses(), math.prod(self.input_shape), 0
         for position, operator in enumerate(self.operators):
             live += math.prod(operator.shape)
-            most = max(most, live)
+            most = max(most, live + operator.on_the_way)
             live -= sum(math.prod(self.shapes[name]) for name in set(operator.inputs) if last[name] == position)
         return most
 

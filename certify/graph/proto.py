@@ -153,9 +153,15 @@ def check_schema(node: onnx.NodeProto, name: str, opset: int) -> None:
         known: Any = schema.attributes.get(attribute.name)
         if known is None or attribute.name in seen or attribute.ref_attr_name or int(known.type.value) != attribute.type:
             raise ModelRejected.at(
-                f"model.{name}", f"{node.op_type} has an attribute {attribute.name!r} that opset {opset} does not have", _MEND
+                f"model.{name}", f"{node.op_type} has an attribute {attribute.name!r} that {_unfit(attribute, known, opset)}", _MEND
             )
         seen.add(attribute.name)
+
+
+def _unfit(attribute: onnx.AttributeProto, known: Any, opset: int) -> str:
+    if known is None:
+        return f"opset {opset} does not have"
+    return "is given twice, by reference, or as another kind than the standard has it"
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -59,3 +61,10 @@ class TestEpsilon(CertifierLaws):
                 assert certificate.holds_at(epsilon)
             else:
                 assert not certificate.epsilon_verified
+
+
+def test_loading_the_engine_leaves_the_recursion_limit() -> None:
+    """auto-LiRPA raises it to a million, and then a hundred thousand brackets overflow the stack of whoever reads JSON."""
+    code = "import sys; from certify.bounds import lirpa_compat as c; n = sys.getrecursionlimit(); c.load()"
+    code += "; assert sys.getrecursionlimit() == n"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

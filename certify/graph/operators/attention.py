@@ -42,7 +42,14 @@ class Attention(Operator):
         cls.common(node, Layout.of_example(scores))  # they are made on the way
         weights = _mask(node, scores)
         common = cls.common(node, layout, inputs=tuple(node.inputs[:3]), weights=weights)
-        return cls(**common, scale=scale, heads=(heads[0], heads[1]), packed=packed, work=2 * math.prod(scores) * (queries[2] + values[2]))
+        return cls(
+            **common,
+            scale=scale,
+            heads=(heads[0], heads[1]),
+            packed=packed,
+            work=2 * math.prod(scores) * (queries[2] + values[2]),
+            on_the_way=math.prod(scores),
+        )
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, [heads,] length, features) each
         q, k, v = (self._split(value, h) for value, h in zip(x, (self.heads[0], self.heads[1], self.heads[1]), strict=True))

@@ -135,6 +135,7 @@ class Operator(ABC):
     output: str
     layout: Layout
     weights: Weights = field(default_factory=dict, repr=False)
+    on_the_way: int = 0  # values made for one example besides the output, and forgotten again
 
     @property
     def shape(self) -> Shape:

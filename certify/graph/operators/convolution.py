@@ -13,6 +13,7 @@ from certify.graph.layout import Layout
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator, spatial_pads
 
 MAX_STEP = 2**20
+MAX_SPREAD = 256  # strides and dilations of a transposed convolution
 
 
 def step_sizes(node: Node, name: str, rank: int) -> tuple[int, ...]:
@@ -163,13 +164,17 @@ class ConvTranspose(Operator):
             raise node.reject("has a kernel_shape that its weight contradicts")
         rank = len(kernel)
         strides, dilations = step_sizes(node, "strides", rank), step_sizes(node, "dilations", rank)
+        if max(*strides, *dilations) > MAX_SPREAD:  # the time of torch's kernels grows with the square of the stride
+            raise node.reject(f"has strides {list(strides)} and dilations {list(dilations)}, more than {MAX_SPREAD}")
         full = tuple((size - 1) * s + (k - 1) * d + 1 for size, s, k, d in zip(spatial, strides, kernel, dilations, strict=True))
         channels = weights["weight"].shape[1] * groups
         cls.common(node, Layout.of_example((channels, *full)))  # made before it is cropped
         crops = _crops(node, spatial, strides, full)
         sizes = tuple(size - crops[axis] - crops[rank + axis] for axis, size in enumerate(full))
         layout = Layout.of_example((channels, *sizes))
-        return cls(**cls.common(node, layout, weights=weights), strides=strides, dilations=dilations, crops=crops, groups=groups)
+        made = channels * math.prod(full)
+        common = cls.common(node, layout, weights=weights)
+        return cls(**common, strides=strides, dilations=dilations, crops=crops, groups=groups, on_the_way=made)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, *spatial)
         spread = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(self.strides) - 1]
@@ -181,7 +186,7 @@ class ConvTranspose(Operator):
     def flops(self) -> int:
         taps = math.prod(-(-int(k) // s) for k, s in zip(self.weights["weight"].shape[2:], self.strides, strict=True))
         channels = int(self.weights["weight"].shape[0]) // self.groups
-        return 2 * math.prod(self.shape) * taps * channels
+        return 2 * self.on_the_way * taps * channels
 
 
 def _crops(node: Node, spatial: tuple[int, ...], strides: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
