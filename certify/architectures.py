@@ -49,6 +49,9 @@ def load(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
         "lacks": sorted(set(own) - set(weights) - counters),
         "has the unknown": sorted(set(weights) - set(own)),
         "has another shape for": sorted(k for k in set(own) & set(weights) if own[k].shape != weights[k].shape),
+        "has another kind of number for": sorted(
+            k for k in set(own) & set(weights) if own[k].is_floating_point() != weights[k].is_floating_point()
+        ),
     }
     for what, names in problems.items():
         if names:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from certify.architectures import ARCHITECTURES, build, load
 from certify.exit_codes import Exit
-from certify.export import OPSET, to_onnx
+from certify.export import EXPORTERS, OPSET, export
 from certify.model import Model
 from workers.agreement import check_agreement
 from workers.command import Parser, answered, read_file, whole_file, wrong
@@ -50,28 +50,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--class-names", metavar="cat,dog,...", help="kept in the file and compared with those of a dataset")
     parser.add_argument("--range", metavar="LOW,HIGH", default="0,1", help="raw input values on which the file is compared")
     parser.add_argument("--opset", type=int, default=OPSET)
+    parser.add_argument("--exporter", choices=list(EXPORTERS), help="try only this one of torch's exporters")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of FACTORY")
     return parser
 
 
 def _export(options: argparse.Namespace) -> int:
-    shape = tuple(int(v) for v in _numbers(options.input_shape, "input-shape", int))
+    shape, value_range = tuple(_numbers(options.input_shape, "input-shape", int)), _range(options.range)
     module = _module(options, shape)
     if options.weights:
-        _load(module, Path(options.weights), exact=options.source in ARCHITECTURES)
+        load(module, _unwrapped(_weights(Path(options.weights)), module.state_dict()))
     names = [name.strip() for name in options.class_names.split(",")] if options.class_names else None
     mean, std = (_numbers(text, name, float) if text else None for name, text in (("mean", options.mean), ("std", options.std)))
     with _silent():
-        data = to_onnx(module, shape, mean=mean, std=std, class_names=names, opset=options.opset)
-    low, high = _numbers(options.range, "range", float)
-    model = Model.from_onnx(data, (low, high))
-    check_agreement(model, data)
+        found = export(module, shape, mean=mean, std=std, class_names=names, opset=options.opset, exporter=options.exporter)
+    model = Model.from_onnx(found.data, value_range)
+    check_agreement(model, found.data)
     with whole_file(Path(options.out)) as draft:
-        draft.write_bytes(data)
-    graph = model.graph
+        draft.write_bytes(found.data)
+    graph, fresh = model.graph, options.source in ARCHITECTURES and not options.weights
+    untrained = "; the weights are random, since there are no --weights" if fresh else ""
     sys.stderr.write(
         f"wrote {options.out}: {len(graph.operators)} operators, {graph.parameters():,} parameters, inputs of shape {list(shape)}, "
-        f"{graph.classes} classes, opset {graph.opset}; agrees with the module and with onnxruntime\n"
+        f"{graph.classes} classes, opset {graph.opset}, exporter {found.exporter}; agrees with onnxruntime and with the module "
+        f"(largest difference {found.difference:.1e} of the largest logit){untrained}\n"
     )
     return Exit.DONE
 
@@ -80,17 +82,21 @@ def _module(options: argparse.Namespace, shape: tuple[int, ...]) -> nn.Module:
     if options.source in ARCHITECTURES:
         if options.classes is None:
             raise wrong("classes", "is missing", "say how many classes the architecture has: --classes 10")
+        if options.arg:
+            raise wrong("arg", f"{options.source} is an architecture and takes none", "leave it out, or write package.module:factory")
         return build(options.source, shape, options.classes)
     path, colon, name = options.source.partition(":")
     if not colon or not path or not name:
         mend = f"write package.module:factory, or an architecture: {', '.join(ARCHITECTURES)}"
         raise wrong("source", f"{options.source!r} is neither a factory nor an architecture", mend)
+    if options.classes is not None:
+        raise wrong("classes", "is for architectures; a factory knows its own", "leave it out, or pass it on with --arg name=value")
     factory = _found(path, name)
     if isinstance(factory, nn.Module):
         return factory
     try:
         made = factory(**_arguments(options.arg))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise wrong(
             "source", f"{name} fails ({type(error).__name__}: {_first_line(error)})", "pass its arguments with --arg name=value"
         ) from None
@@ -103,9 +109,10 @@ def _found(path: str, name: str) -> Any:
     sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a guard parses our options and exits
         detail = f"cannot import {path} ({type(error).__name__}: {_first_line(error)})"
-        raise wrong("source", detail, "run this where python can import it") from None
+        mend = "put its script under if __name__ == '__main__'" if isinstance(error, SystemExit) else "run this where python can import it"
+        raise wrong("source", detail, mend) from None
     for part in name.split("."):
         found = getattr(found, part, None)
     if isinstance(found, nn.Module) or callable(found):
@@ -127,13 +134,6 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             found[name] = text
     return found
-
-
-def _load(module: nn.Module, path: Path, *, exact: bool) -> None:
-    weights = _weights(path)
-    if not exact:
-        weights = _unwrapped(weights, module.state_dict())
-    load(module, weights)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -173,7 +173,14 @@ def _numbers(text: str, field: str, kind: type) -> list[Any]:
         raise wrong(field, f"{text!r} is not a list of numbers", "separate them by commas") from None
 
 
-def _first_line(error: Exception) -> str:
+def _range(text: str) -> tuple[float, float]:
+    low, *rest = _numbers(text, "range", float)
+    if len(rest) != 1 or not -float("inf") < low < rest[0] < float("inf"):
+        raise wrong("range", f"{text!r} is not LOW,HIGH", "write for example --range 0,1")
+    return low, rest[0]
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 
 

@@ -54,22 +54,39 @@ def add_model(
     mean: Annotated[str | None, typer.Option(help="put (x - mean) / std in front")] = None,
     std: Annotated[str | None, typer.Option()] = None,
     class_names: Annotated[str | None, typer.Option(metavar="cat,dog,...")] = None,
+    opset: Annotated[str | None, typer.Option(help="version of the ONNX operators")] = None,
+    arg: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="an argument of FACTORY")] = None,
     as_json: Json = False,
 ) -> None:
     """Upload a model and wait until a worker has inspected it: an ONNX file, or a torch module that is exported here first."""
-    wanted = {"weights": weights, "classes": classes, "mean": mean, "std": std, "class-names": class_names, "range": value_range}
+    wanted = {"weights": weights, "classes": classes, "mean": mean, "std": std, "class-names": class_names, "opset": opset}
+    given = [f"--{key}={value}" for key, value in wanted.items() if value is not None] + [f"--arg={pair}" for pair in arg or ()]
     with sentences(), tempfile.TemporaryDirectory() as folder, client() as service:
-        file = Path(source) if input_shape is None else _exported(source, input_shape, wanted, Path(folder) / "model.onnx")
+        if input_shape is not None:
+            given += [f"--input-shape={input_shape}"] + ([f"--range={value_range}"] if value_range else [])
+            file = _exported(source, given, Path(folder) / "model.onnx")
+        else:
+            file = _file(source, given)
         added = service.add_model(name, file, _range(value_range))
         _inspected(service, "models", added["id"], as_json)
 
 
-def _exported(source: str, input_shape: str, options: dict[str, str | None], out_file: Path) -> Path:
-    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    code = run("workers.export", source, f"--input-shape={input_shape}", f"--out={out_file}", *given)
+def _exported(source: str, options: list[str], out_file: Path) -> Path:
+    code = run("workers.export", source, f"--out={out_file}", *options)
     if code:
         raise typer.Exit(code)
     return out_file
+
+
+def _file(source: str, options: list[str]) -> Path:
+    """The ONNX file to send as it is; options of an export would change nothing in it, and are never passed over in silence."""
+    path = Path(source)
+    if options and path.exists():
+        raise ServiceError.at(options[0].partition("=")[0], "is for torch modules; an ONNX file is sent as it is", "leave it out")
+    if options or not (path.exists() or path.suffix == ".onnx"):
+        detail = f"is needed to export {source}, which is no file"
+        raise ServiceError.at("input-shape", detail, "give the shape of one input: --input-shape 3,32,32")
+    return path
 
 
 @dataset_app.command("add")

@@ -75,8 +75,11 @@ def _exported(
     class_names: Sequence[str] | None,
 ) -> bytes:
     # Only here, so that a client without torch works; who holds a module has torch.
-    from certify.export import to_onnx
-
+    try:
+        from certify.export import to_onnx
+    except ImportError as error:
+        detail = f"cannot be exported here: {error}"
+        raise ServiceError.at("model", detail, "pip install 'assay[worker]', or give an ONNX file") from None
     if input_shape is None:
         raise ServiceError.at("input_shape", "is needed to export a module", "give the shape of one input: (3, 32, 32)")
     return to_onnx(module, input_shape, mean=mean, std=std, class_names=class_names)

@@ -83,6 +83,19 @@ def test_model_add_exports_an_architecture_and_show_prints_tables(up: Up, tmp_pa
     assert "classes: is missing" in failed.stderr
 
 
+def test_options_of_an_export_are_never_passed_over(up: Up, tmp_path: Path) -> None:
+    """An ONNX file with --mean beside it would be certified without its normalisation."""
+    (tmp_path / "m.onnx").write_bytes(mlp([4, 3]))
+    for arguments, says in (
+        ((tmp_path / "m.onnx", "--mean", "0.5"), "--mean: is for torch modules"),
+        (("mlp", "--classes", "3"), "input-shape: is needed to export mlp"),
+        (("mine.nets:make",), "input-shape: is needed to export mine.nets:make, which is no file"),
+    ):
+        found = up.assay("model", "add", *arguments, "--name", "none")
+        assert found.returncode == 4
+        assert says in found.stderr
+
+
 def test_class_names_must_agree_between_model_and_dataset(up: Up, service: Assay, tmp_path: Path) -> None:
     """The job is refused at submission, with the position that differs."""
     service.upload(nn.Linear(4, 3), name="named", input_shape=(4,), class_names=["cat", "dog", "frog"], range=(0, 1))

@@ -44,6 +44,7 @@ def test_old_files_without_counters_are_taken() -> None:
         (lambda w: w.pop("0.bias"), "lacks 0.bias"),
         (lambda w: w.update(extra=torch.zeros(1)), "has the unknown extra"),
         (lambda w: w.update({"0.bias": torch.zeros(7)}), "has another shape for 0.bias"),
+        (lambda w: w.update({"0.bias": w["0.bias"].to(torch.int8)}), "has another kind of number for 0.bias"),
         (lambda w: w.clear(), "and 6 more"),
     ],
 )

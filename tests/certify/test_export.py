@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from certify import export
 from certify.errors import ExportError
-from certify.export import to_onnx
+from certify.export import EXPORTERS, export, to_onnx
 from certify.graph.module import GraphModule
 from certify.graph.reader import read_onnx
 from tests.support.onnx_reference import reference
@@ -80,8 +79,12 @@ def conditional(inner: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([inner(row) * (2 if float(row.sum()) > 0 else 1) for row in x.split(1)])
 
 
-def loud(inner: nn.Module, x: Tensor) -> Tensor:
-    return inner(x) if len(x) == 1 and float(x.sum()) < 1e4 else torch.cat([inner(row) for row in x.split(1)])
+def training(inner: nn.Module, x: Tensor) -> Tensor:
+    """As a module does that calls self.bn.train() in its forward."""
+    return nn.BatchNorm1d(3).train()(inner(x))
+
+
+RNG = np.random.default_rng(0)
 
 
 BROKEN: dict[str, tuple[Any, dict[str, Any], str, str]] = {
@@ -90,7 +93,7 @@ BROKEN: dict[str, tuple[Any, dict[str, Any], str, str]] = {
     "images": (Lambda(lambda f, x: f(x).unsqueeze(-1)), {}, "of shape [1, 3, 1]", "(batch, classes)"),
     "one class": (nn.Linear(4, 1), {}, "of shape [1, 1]", "at least 2 classes"),
     "labels": (Lambda(lambda f, x: f(x).argmax(1, keepdim=True).expand(-1, 3)), {}, "returns int64", "return logits"),
-    "two inputs": (Lambda(lambda f, x, y: f(x + y)), {}, "fails on inputs of shape [1, 4]", "check input_shape"),
+    "two inputs": (Lambda(lambda f, x, y: f(x + y)), {}, "fails on inputs of shape [1, 4]", "takes one tensor"),
     "another shape": (nn.Linear(5, 3), {}, "fails on inputs of shape [1, 4]", "check input_shape"),
     "random": (Lambda(lambda f, x: F.dropout(f(x), 0.5, True)), {}, "differently each time", "random"),
     "batch statistics": (Lambda(lambda f, x: f(x) - f(x).mean(0) * (len(x) > 1)), {}, "among other inputs", "across the batch"),
@@ -100,7 +103,13 @@ BROKEN: dict[str, tuple[Any, dict[str, Any], str, str]] = {
         "among other inputs",
         "BatchNorm in training mode",
     ),
-    "condition": (Lambda(conditional), {}, "cannot be exported", ""),
+    "condition": (Lambda(conditional), {}, "decides on the values of its input (test_export.py, line", "torch.where"),
+    "if": (Lambda(lambda f, x: f(x) if x.sum() > 0 else -f(x)), {}, "decides on the values", "torch.where"),
+    "norm in training": (Lambda(training), {}, "more than 1 value per channel", "eval mode inside forward"),
+    "opset": (linear(), {"opset": 3}, "is 3, not one of 7", "use 17"),
+    "exporter": (linear(), {"exporter": "onnx"}, "none named 'onnx'", "use one of torchscript"),
+    "no module": (nn.Linear, {}, "Linear is no torch module", "an instance"),
+    "random outside torch": (Lambda(lambda f, x: f(x) + float(RNG.random() < 0.5)), {}, "differently", "remove"),
     "complex": (Lambda(lambda f, x: f(torch.fft.fft(x).real)), {}, "fft", "complex numbers"),
     "outside torch": (Lambda(lambda f, x: f(torch.tensor(x.tolist()))), {}, "cannot be exported", ""),
     "sorting": (Lambda(lambda f, x: f(x.sort(-1).values)), {}, "TopK is not supported", "docs/design.md"),
@@ -124,10 +133,42 @@ def test_what_cannot_be_exported_says_why_and_what_to_change(name: str) -> None:
     assert problem.sentence().isprintable()
 
 
-def test_a_condition_that_sums_the_whole_input_is_seen_on_its_other_side() -> None:
-    """Traced where x is zero; above the threshold the module answers something else than the file."""
-    with pytest.raises(ExportError, match="cannot be exported"):
-        to_onnx(Lambda(lambda f, x: f(x) * (2 if float(x[0].sum()) > 8 else 1)).eval(), (4,))
+def test_a_condition_that_no_sample_meets_is_seen() -> None:
+    """The file would agree with the module on every input that is tried."""
+    with pytest.raises(ExportError, match="decides on the values"):
+        to_onnx(Lambda(lambda f, x: f(x) * (2 if float(x.abs().max()) > 1e9 else 1)), (4,))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda f, x: f(x) * float(f.bias.sum()),
+        lambda f, x: f(x) if bool(torch.ones_like(x).all()) else x,
+        lambda f, x: torch.where(x.sum(1, keepdim=True) > 0, f(x), -f(x)),
+        lambda f, x: f(x) if x.shape[1] == 4 else x,
+    ],
+)
+def test_conditions_on_weights_and_shapes_are_fine(function: Any) -> None:
+    to_onnx(Lambda(function), (4,))
+
+
+def test_wrappers_are_taken_off() -> None:
+    plain = linear()
+    for wrapped in (nn.DataParallel(plain), torch.compile(plain), torch.jit.script(plain), nn.utils.spectral_norm(linear())):
+        found = export(wrapped, (4,))
+        assert found.exporter == "torchscript"
+        assert found.difference < 1e-5
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ExportError):
+        to_onnx(Lambda(lambda f, x: f(torch.fft.fft(x).real)), (4,))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_each_exporter_by_name(name: str) -> None:
+    assert export(linear(), (4,), exporter=name).exporter == name
 
 
 def test_a_file_that_answers_otherwise_is_never_returned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,9 +178,8 @@ def test_a_file_that_answers_otherwise_is_never_returned(monkeypatch: pytest.Mon
             next(other.parameters()).add_(0.01)
         return written(other, shape, opset)
 
-    written = export._torchscript
-    for name in ("_torchscript", "_dynamo", "_dynamo_for_one"):
-        monkeypatch.setattr(export, name, perturbed)
-    perturbed.__name__ = "perturbed"
+    written = EXPORTERS["torchscript"]
+    for name in EXPORTERS:
+        monkeypatch.setitem(EXPORTERS, name, perturbed)
     with pytest.raises(ExportError, match="something else than the module"):
         to_onnx(linear(), (4,))

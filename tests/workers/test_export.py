@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from certify.architectures import build
 from certify.graph.module import GraphModule
 from certify.graph.reader import read_onnx
 
@@ -35,9 +36,17 @@ def other():
 """
 
 
+SCRIPT = """
+import argparse
+argparse.ArgumentParser().parse_args([])
+raise SystemExit(0)
+"""
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     (tmp_path / "mine.py").write_text(SOURCE)
+    (tmp_path / "script.py").write_text(SCRIPT)
     torch.manual_seed(0)
     model = network()
     save_file(model.state_dict(), tmp_path / "w.safetensors")
@@ -64,6 +73,7 @@ def test_a_factory_and_its_weights(home: Path, source: str, weights: str) -> Non
     done = run(home, source, "--weights", weights)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "wrote m.onnx: " in done.stderr
+    assert "exporter torchscript; agrees with onnxruntime and with the module (largest difference " in done.stderr
     assert ("dropping the prefix 'module.'" in done.stderr) == (weights == "checkpoint.pth")
     x = torch.rand(3, 1, 3, 3)
     with torch.no_grad():
@@ -75,6 +85,15 @@ def test_an_architecture_with_options(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     graph = read_onnx((home / "m.onnx").read_bytes())
     assert (graph.class_names, graph.opset, graph.operators[0].type) == (("cat", "dog"), 15, "Sub")
+
+
+def test_an_architecture_takes_wrapped_weights_and_says_when_it_has_none(home: Path) -> None:
+    weights = build("mlp", (1, 3, 3), 3).state_dict()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in weights.items()}}, home / "mlp.pth")
+    for more, random in ((("--weights", "mlp.pth"), False), ((), True)):
+        done = run(home, "mlp", "--classes", "3", *more)
+        assert done.returncode == 0, done.stderr
+        assert ("the weights are random" in done.stderr) == random
 
 
 @pytest.mark.parametrize(
@@ -92,6 +111,11 @@ def test_an_architecture_with_options(home: Path) -> None:
         (("mine:make", "--weights", "absent.safetensors"), "cannot read absent.safetensors"),
         (("mine:make", "--mean", "a"), "'a' is not a list of numbers"),
         (("mine:make", "--mean", "0.1,0.2"), "has 2 values for 1 channels"),
+        (("mine:make", "--range", "3"), "'3' is not LOW,HIGH"),
+        (("mine:make", "--opset", "3"), "is 3, not one of 7"),
+        (("mine:make", "--classes", "3"), "is for architectures"),
+        (("mlp", "--classes", "3", "--arg", "width=5"), "is an architecture and takes none"),
+        (("script:make",), "cannot import script (SystemExit: 0); put its script under if __name__"),
         (("mine:make", "--surprise"), "unrecognized arguments"),
     ],
 )
