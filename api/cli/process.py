@@ -18,7 +18,8 @@ def become(module: str, *arguments: str) -> None:
 
 def run(module: str, *arguments: str) -> int:
     """Run a module in a process of its own and give back its code; Ctrl-C reaches both."""
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    # -P: a folder of the user's that is named like one of our packages must not be taken for it.
+    process = subprocess.Popen([sys.executable, "-P", "-m", module, *arguments])
     while True:
         try:
             return process.wait()
