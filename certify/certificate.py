@@ -19,16 +19,38 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SmoothingEvidence(Frozen):
-    """Votes of the noisy copies. `looks` lists the sample counts at which the estimate was read; a fixed run has one."""
+    """Votes of the noisy copies, enough to derive the limits again.
 
+    `looks` are the sample counts at which the run looked, `shares` the share of alpha that each of them could spend and `look_counts`
+    the cumulative votes there: of the selected class, and the most of any rival. `counts` are those of the last look, by class; `n` is
+    their sum. `family` is the number of certificates that shared alpha, 1 when none did. `slack` has been taken off `pA_lower`.
+    """
+
+    noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
     sigma: float
     n0: int
     n: int
     looks: tuple[int, ...]
+    shares: tuple[Share, ...]
+    look_counts: tuple[tuple[int, int], ...]
     counts_selection: tuple[int, ...]
     counts: tuple[int, ...]
+    bound: Literal["one-sided", "top-two"] = "one-sided"
     pA_lower: Share
     pB_upper: Share
+    slack: Share = 0.0
+    family: int = 1
+    dimension: int = 1
+
+
+class PredictionEvidence(Frozen):
+    """Votes behind a smoothed prediction; `p_value` is that of the two most frequent classes being equally likely."""
+
+    noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
+    sigma: float
+    n: int
+    counts: tuple[int, ...]
+    p_value: Share
 
 
 class BoundsEvidence(Frozen):
@@ -44,6 +66,9 @@ class BoundsEvidence(Frozen):
     dtype: Literal["float32", "float64"]
     at_cap: bool = False
     clipped: bool = False
+
+
+Evidence = SmoothingEvidence | PredictionEvidence | BoundsEvidence
 
 
 class Versions(Frozen):
@@ -94,7 +119,7 @@ class Certificate(Frozen):
     radius: Annotated[float, Field(ge=0)]
     epsilon_verified: bool | None
     alpha: float | None
-    evidence: SmoothingEvidence | BoundsEvidence | None
+    evidence: Evidence | None
     provenance: Provenance
     seconds: float
 

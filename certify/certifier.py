@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
-from certify.certificate import BoundsEvidence, SmoothingEvidence
+from certify.certificate import Evidence
 from certify.model import Examples, Model
 from certify.norms import Norm
 from certify.run import Run
@@ -19,23 +19,26 @@ S = TypeVar("S", bound=CertifierSpec)
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a certifier says about one example. `reason` empty means the verdict's own sentence."""
+    """What a certifier says about one example. `reason` empty means the verdict's own sentence.
+
+    `seconds` is the time spent on it, for certifiers that work on many examples at once; otherwise it is measured between outcomes.
+    """
 
     prediction: int | None
     verdict: Verdict
     reason: str = ""
     radius: float = 0.0
     epsilon_verified: bool | None = None
-    evidence: SmoothingEvidence | BoundsEvidence | None = None
+    evidence: Evidence | None = None
+    seconds: float | None = None
 
 
 class Certifier(ABC, Generic[S]):
-    """Base of all certifiers. A subclass writes `outcomes` and names what it proves.
+    """Base of all certifiers. A subclass writes `outcomes` and names what it proves (`statement`).
 
     `job` is the whole spec (its `clip` and `seed` concern every certifier), `spec` the certifier's own part at `index`.
     """
 
-    statement: ClassVar[str]
     dtype: ClassVar[str]
 
     def __init__(self, job: Spec, index: int, model: Model, run: Run) -> None:
@@ -44,6 +47,11 @@ class Certifier(ABC, Generic[S]):
         self.spec: S = job.certifiers[index]  # type: ignore[assignment]
         self.model = model
         self.run = run
+
+    @property
+    @abstractmethod
+    def statement(self) -> str:
+        """What exactly a certificate proves, by name (docs/design.md)."""
 
     @property
     def norm(self) -> Norm:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from statistics import median_low
 
-from certify.certificate import BoundsEvidence, Certificate, SmoothingEvidence
+from certify.certificate import BoundsEvidence, Certificate
 from certify.report import CertifierReport, CurvePoint, Report
 from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
@@ -37,7 +37,7 @@ def _certifier(rows: list[Certificate]) -> CertifierReport:
         norm=first.norm,
         alpha=first.alpha,
         method=evidence.method if isinstance(evidence, BoundsEvidence) else None,
-        sigma=evidence.sigma if isinstance(evidence, SmoothingEvidence) else None,
+        sigma=getattr(evidence, "sigma", None),
         examples=count,
         correct=sum(row.correct for row in rows),
         verdicts=dict(sorted(Counter(row.verdict for row in rows).items())),

@@ -9,7 +9,7 @@ from enum import IntEnum
 from certify.certificate import Certificate
 from certify.errors import Problem, SpecError
 from certify.rounding import show_share
-from certify.spec import BoundsSpec, SmoothingSpec, Spec
+from certify.spec import BoundsSpec, CertifierSpec, SmoothingSpec, Spec
 from certify.verdict import Verdict
 
 
@@ -110,7 +110,7 @@ def _code(spec: Spec, certificate: Certificate) -> Exit:
     return code
 
 
-def _asked(certifier: SmoothingSpec | BoundsSpec) -> float | None:
+def _asked(certifier: CertifierSpec) -> float | None:
     if isinstance(certifier, SmoothingSpec):
         return max(certifier.radii) if certifier.radii else None
-    return certifier.epsilon
+    return certifier.epsilon if isinstance(certifier, BoundsSpec) else None

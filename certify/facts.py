@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from certify.errors import InputError, Problem
-from certify.spec import Frozen, SmoothingSpec, Spec
+from certify.spec import Frozen, NoisySpec, SmoothingSpec, Spec
 
 
 class TensorFact(Frozen):
@@ -58,6 +60,7 @@ class DatasetFacts(Frozen):
     label_high: int
     class_names: tuple[str, ...] | None = Field(default=None, description="as the file names them, in the order of the labels")
     rounded: bool = Field(default=False, description="float64 values were rounded to float32")
+    on_grid: bool = Field(default=False, description="all values are 8-bit values divided by 255, as far as float32 can say")
 
 
 def check(spec: Spec, model: ModelFacts, dataset: DatasetFacts, value_range: tuple[float, float] | None) -> None:
@@ -70,7 +73,8 @@ def check(spec: Spec, model: ModelFacts, dataset: DatasetFacts, value_range: tup
         *_match(model, dataset, value_range),
         *_selection(spec, dataset),
         *_clip(spec, value_range),
-        *_reach(spec, len(spec.examples.indices(dataset.count))),
+        *_grid(spec, dataset),
+        *_reach(spec, len(spec.examples.indices(dataset.count)), math.prod(model.input_shape)),
         *_supported(spec, model),
     ]
     if problems:
@@ -144,13 +148,23 @@ def _clip(spec: Spec, value_range: tuple[float, float] | None) -> list[Problem]:
     ]
 
 
-def _reach(spec: Spec, examples: int) -> list[Problem]:
+def _grid(spec: Spec, dataset: DatasetFacts) -> list[Problem]:
+    detail = "proves statements about inputs on the 1/255 grid in [0, 1], and this dataset has others"
+    mend = "save 8-bit values divided by 255 as x, or use gaussian noise"
+    return [
+        Problem(field=f"certifiers.{index}.noise", detail=f"{certifier.noise} {detail}", mend=mend)
+        for index, certifier in enumerate(spec.certifiers)
+        if isinstance(certifier, NoisySpec) and certifier.on_grid and not dataset.on_grid
+    ]
+
+
+def _reach(spec: Spec, examples: int, dimension: int) -> list[Problem]:
     family = spec.family(examples)
     found = []
     for index, certifier in enumerate(spec.certifiers):
         if not isinstance(certifier, SmoothingSpec):
             continue
-        if why := certifier.impossible(certifier.alpha_each(family)):
+        if why := certifier.impossible(certifier.alpha_each(family), dimension):
             detail, _, mend = why.partition("; ")
             shared = f" (alpha = {certifier.alpha:g} shared by {family} certificates)" if certifier.error_rate == "family-wise" else ""
             found.append(Problem(field=f"certifiers.{index}", detail=detail + shared, mend=mend))

@@ -70,3 +70,7 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, first: int, last: int) -> Examples:
+        """Positions first <= i < last."""
+        return Examples(self.rows[first:last], self.x[first:last], self.y[first:last])

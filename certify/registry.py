@@ -6,9 +6,11 @@ from typing import Any
 
 from certify.bounds.certifier import BoundsCertifier
 from certify.certifier import Certifier
+from certify.prediction import PredictCertifier
 from certify.smoothing import SmoothingCertifier
 
 CERTIFIERS: dict[str, type[Certifier[Any]]] = {
     "smoothing": SmoothingCertifier,
+    "predict": PredictCertifier,
     "bounds": BoundsCertifier,
 }

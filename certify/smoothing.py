@@ -1,148 +1,154 @@
-"""Randomized smoothing with Gaussian noise: an l2 radius for the smoothed classifier, from votes."""
+"""Randomized smoothing: a radius for the smoothed classifier, from votes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from certify.certificate import SmoothingEvidence
-from certify.certifier import Certifier, Outcome
-from certify.errors import NumericalError
+from certify.certifier import Outcome
 from certify.model import Examples
-from certify.rounding import show_radius, step_down, step_up
-from certify.run import Progress
-from certify.sampling.streams import Stage, Stream
-from certify.sampling.votes import count_votes
+from certify.norms import conversion
+from certify.rounding import show_radius, step_down
+from certify.sampling.certifier import SamplingCertifier
+from certify.sampling.streams import Stage
 from certify.spec import SmoothingSpec
-from certify.statistics.binomial import lower_limit, normal_quantile_lower
+from certify.statistics.sequential import Limits, Look, limits
+from certify.statistics.stopping import Stopping
 from certify.verdict import Verdict
 
 
-class SmoothingCertifier(Certifier[SmoothingSpec]):
+@dataclass
+class _Case:
+    """One example on its way: votes so far and the radius they prove."""
+
+    position: int
+    selection: list[int]
+    top: int
+    counts: list[int]
+    looks: list[Look] = field(default_factory=list)
+    proved: float = -np.inf
+
+
+class SmoothingCertifier(SamplingCertifier[SmoothingSpec]):
     """With probability at least 1 - alpha over the noise, this is not a class whose ball is wrong.
 
-    The smoothed classifier g(x) = argmax_c P(f(x + N(0, sigma^2 I)) = c) is constant on the open l2 ball of the radius around x,
-    in raw-input units. f is the submitted model with ties to the lowest class. `n0` samples select a class, `n` independent
-    samples estimate its probability; radius = sigma * Phi^-1(pA_lower), pA_lower the one-sided Clopper-Pearson limit at alpha.
+    The smoothed classifier g(x) = argmax_c P(f(x + noise) = c) is constant on the open ball of the radius around x, in raw-input units.
+    f is the submitted model with ties to the lowest class. `n0` samples select a class; up to `n` independent samples estimate its
+    probability, cumulatively, and are looked at when `looks` say so; every look has its share of alpha, so any rule may stop.
 
-    Source: Cohen, Rosenfeld & Kolter 2019, "Certified adversarial robustness via randomized smoothing", Theorem 1 and CERTIFY.
+    Source: Cohen, Rosenfeld & Kolter 2019, "Certified adversarial robustness via randomized smoothing", Theorem 1 and CERTIFY; looks and
+    bounds in docs/statistics.md.
     """
 
-    statement = "S0-fixed"
-    dtype = "float32"
+    @property
+    def statement(self) -> str:
+        converted = "" if self.spec.norm is self.spec.own_norm else f"-from-{self.spec.own_norm}"
+        return f"S0-fixed{self.noise.suffix}{converted}"
 
     @property
     def alpha(self) -> float:
         # Rounded down: N certificates at this level must not spend more than the alpha they share.
         return step_down(self.spec.alpha_each(self.run.plan.family))
 
-    @property
-    def batch_size(self) -> int:
-        return self.run.plan.batch_sizes[self.index]
+    def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
+        selection = self.votes(examples, range(len(examples)), Stage.SELECTION, 0, self.spec.n0)
+        cases = []
+        for position, counts in selection.items():
+            if counts is None:
+                yield position, self.broken()
+                continue
+            top = max(range(len(counts)), key=counts.__getitem__)
+            cases.append(_Case(position, counts, top, [0] * len(counts)))
+        rule, start = self._rule(), 0
+        for look, n in enumerate(self.spec.looks):
+            fresh = self.votes(examples, [case.position for case in cases], Stage.ESTIMATION, start, n)
+            going = []
+            for case in cases:
+                more = fresh[case.position]
+                if more is None:
+                    yield case.position, self.broken()
+                else:
+                    self._add(case, n, more, self.spec.shares[look])
+                    going.append(case)
+            cases, start = [], n
+            for case, settled in zip(going, self._settled(rule, look, going), strict=True):
+                if settled:
+                    yield case.position, self._outcome(case)
+                else:
+                    cases.append(case)
 
-    def outcomes(self, examples: Examples) -> Iterator[Outcome]:
-        self._samples = 0
-        for position, row in enumerate(examples.rows):
-            self._answered = position
-            try:
-                yield self._outcome(examples.x[position].to(self.run.device), row)
-            except NumericalError as error:
-                yield Outcome(prediction=None, verdict=Verdict.ERROR, reason=str(error))
-            self.run.on_progress(Progress(certifier=self.index, examples=position + 1, samples=self._samples))
+    def _rule(self) -> Stopping:
+        scale = conversion(self.spec.own_norm, self.spec.norm, self._dimension)
+        return Stopping(
+            looks=self.spec.looks,
+            levels=[self.alpha * share for share in self.spec.shares],
+            bound=self.spec.bound,
+            reach=lambda pA, pB: self.noise.reach(pA, pB) / scale,
+            radii=self.spec.radii,
+            tolerance=self.spec.tolerance or 0.0,
+        )
 
-    def _outcome(
-        self,
-        x: Tensor,  # (*input), float32, raw input units
-        row: int,
-    ) -> Outcome:
-        selection = self._count(x, row, Stage.SELECTION, self.spec.n0)
-        counts = self._count(x, row, Stage.ESTIMATION, self.spec.n)
-        decision = decide(selection.tolist(), counts.tolist(), self.alpha, self.spec.sigma)
-        evidence = SmoothingEvidence(
+    def _add(self, case: _Case, n: int, more: Sequence[int], share: float) -> None:
+        case.counts = [a + b for a, b in zip(case.counts, more, strict=True)]
+        case.looks.append(Look(n, case.counts[case.top], most_of_rivals(case.counts, case.top), share))
+
+    def _settled(self, rule: Stopping, look: int, cases: Sequence[_Case]) -> Sequence[bool]:
+        top, rival = (np.array([getattr(case.looks[-1], name) for case in cases], dtype=float) for name in ("top", "rival"))
+        proved = np.maximum([case.proved for case in cases], rule.proved(look, top, rival))
+        for case, radius in zip(cases, proved, strict=True):
+            case.proved = float(radius)
+        answer: list[bool] = rule.settled(look, top, rival, proved).tolist()
+        return answer
+
+    def _outcome(self, case: _Case) -> Outcome:
+        found = limits(case.looks, self.alpha, self.spec.bound, self.noise.slack)
+        evidence = self._evidence(case, found)
+        own = self.noise.radius(found.pA_lower, found.pB_upper)
+        radius = max(0.0, step_down(own / conversion(self.spec.own_norm, self.spec.norm, self._dimension)))
+        if radius <= 0.0:
+            return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=self._abstention(case, found), evidence=evidence)
+        return Outcome(prediction=case.top, verdict=Verdict.CERTIFIED, radius=radius, evidence=evidence)
+
+    def _evidence(self, case: _Case, found: Limits) -> SmoothingEvidence:
+        return SmoothingEvidence(
+            noise=self.spec.noise,
             sigma=self.spec.sigma,
             n0=self.spec.n0,
-            n=self.spec.n,
-            looks=(self.spec.n,),
-            counts_selection=tuple(selection.tolist()),
-            counts=tuple(counts.tolist()),
-            pA_lower=decision.pA_lower,
-            pB_upper=min(1.0, step_up(1.0 - decision.pA_lower)),
-        )
-        if decision.radius <= 0.0:
-            return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=self._abstention(decision, evidence), evidence=evidence)
-        return Outcome(prediction=decision.top, verdict=Verdict.CERTIFIED, radius=decision.radius, evidence=evidence)
-
-    def _count(
-        self,
-        x: Tensor,  # (*input), float32, raw input units
-        row: int,
-        stage: Stage,
-        samples: int,
-    ) -> Tensor:
-        return count_votes(
-            self.model.module(self.run.device, torch.float32),
-            x,
-            Stream(self.run.noise_key, self.index, row, stage, tuple(x.shape)),
-            sigma=self.spec.sigma,
-            samples=samples,
-            batch_size=self.batch_size,
-            classes=self.model.classes,
-            should_stop=self.run.should_stop,
-            on_samples=self._sampled,
+            n=case.looks[-1].n,
+            looks=tuple(look.n for look in case.looks),
+            shares=tuple(look.share for look in case.looks),
+            look_counts=tuple((look.top, look.rival) for look in case.looks),
+            counts_selection=tuple(case.selection),
+            counts=tuple(case.counts),
+            bound=self.spec.bound,
+            pA_lower=found.pA_lower,
+            pB_upper=found.pB_upper,
+            slack=self.noise.slack,
+            family=self.run.plan.family if self.spec.error_rate == "family-wise" else 1,
+            dimension=self._dimension,
         )
 
-    def _sampled(self, samples: int) -> None:
-        self._samples += samples
-        self.run.on_progress(Progress(certifier=self.index, examples=self._answered, samples=self._samples))
+    @property
+    def _dimension(self) -> int:
+        return int(np.prod(self.model.input_shape))
 
-    def _abstention(self, decision: Decision, evidence: SmoothingEvidence) -> str:
+    def _abstention(self, case: _Case, found: Limits) -> str:
+        n, top = case.looks[-1].n, case.looks[-1].top
+        proved = f"pA >= {show_radius(found.pA_lower)}"
+        if self.spec.bound == "top-two":
+            proved += f" and pB <= {show_radius(found.pB_upper)}"
+            needed = "pA must exceed pB"
+        else:
+            needed = "it takes more than 1/2"
         return (
-            f"Class {decision.top} won {evidence.counts[decision.top] / evidence.n:.4f} of the votes, which proves only"
-            f" pA >= {show_radius(decision.pA_lower)} at alpha = {self.alpha:g}; it takes more than 1/2: use more samples or another sigma."
+            f"Class {case.top} won {top / n:.4f} of {n} votes, which proves only {proved} at alpha = {self.alpha:g};"
+            f" {needed}: use more samples or another sigma."
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What the two independent samples say: the selected class, the lower limit of its probability, the radius it proves."""
-
-    top: int
-    pA_lower: float
-    radius: float
-
-
-def decide(selection: Sequence[int], counts: Sequence[int], alpha: float, sigma: float) -> Decision:
-    """The published decision: class from the selection sample only, its probability from the estimation sample only.
-
-    With probability at least 1 - alpha over the estimation sample, `radius` is at most the true radius of class `top`.
-
-    Args:
-        selection: votes of the selection sample by class; ties to the lowest class.
-        counts: votes of an independent estimation sample by class.
-        alpha: failure probability of this certificate.
-        sigma: noise level, raw-input units.
-
-    Source: Cohen, Rosenfeld & Kolter 2019, CERTIFY.
-    """
-    top = max(range(len(selection)), key=lambda c: selection[c])
-    pA_lower = lower_limit(counts[top], sum(counts), alpha)
-    return Decision(top=top, pA_lower=pA_lower, radius=radius_of(pA_lower, sigma))
-
-
-def radius_of(pA_lower: float, sigma: float) -> float:
-    """The l2 radius that pA_lower proves: at most sigma * Phi^-1(pA_lower), 0 when pA_lower <= 1/2.
-
-    Args:
-        pA_lower: lower bound of the top class's probability, in [0, 1].
-        sigma: noise level, raw-input units.
-
-    Source: Cohen, Rosenfeld & Kolter 2019, Theorem 1 with p_B = 1 - p_A.
-    """
-    if not 0.5 < pA_lower < 1.0:
-        return 0.0
-    # Noise is scaled in float32, so its true level is the float32 nearest to sigma; the smaller of the two is on the safe side.
-    drawn = float(torch.tensor(sigma, dtype=torch.float32))
-    return max(0.0, step_down(min(sigma, drawn) * normal_quantile_lower(pA_lower)))
+def most_of_rivals(counts: Sequence[int], top: int) -> int:
+    """The largest count of a class other than `top`."""
+    return max((count for label, count in enumerate(counts) if label != top), default=0)

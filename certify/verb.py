@@ -39,12 +39,12 @@ def certify(model: Model, examples: Examples, spec: Spec, run: Run) -> Iterator[
     _check(model, examples)
     for index in range(len(spec.certifiers)) if run.certifiers is None else run.certifiers:
         certifier = CERTIFIERS[spec.certifiers[index].kind](spec, index, model, run)
-        provenance = _provenance(certifier, spec)
         started = run.now()
         for position, outcome in enumerate(certifier.outcomes(examples)):
             now = run.now()
             row, label = examples.rows[position], int(examples.y[position])
-            yield _certificate(certifier, outcome, row=row, label=label, provenance=provenance, seconds=now - started)
+            seconds = now - started if outcome.seconds is None else outcome.seconds
+            yield _certificate(certifier, outcome, row=row, label=label, provenance=_provenance(certifier, spec), seconds=seconds)
             started = run.now()
 
 

@@ -30,8 +30,11 @@ class BoundsCertifier(Certifier[BoundsSpec]):
     Source: Gowal et al. 2018 (IBP); Zhang et al. 2018 (CROWN).
     """
 
-    statement = "real-arithmetic"
     dtype = "float64"
+
+    @property
+    def statement(self) -> str:
+        return "real-arithmetic"
 
     @cached_property
     def engine(self) -> LirpaEngine:

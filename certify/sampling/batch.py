@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Bytes for the largest tensor of a batch: about a last-level cache on a CPU, a small share of the memory on a GPU.
-_BUDGET = {"cpu": 8 * 2**20, "cuda": 2**30}
+_BUDGET = {"cpu": 4 * 2**20, "cuda": 2**30}
 _LOWEST, _HIGHEST = 16, 4096
 
 

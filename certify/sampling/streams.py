@@ -1,20 +1,20 @@
-"""Noise streams: a pure function of (key, certifier, example, stage, block), whatever the packing, the shard plan or the history.
-
-One block is `BLOCK` samples and is always drawn whole, so a sample does not depend on how many of its neighbours are needed.
-"""
+"""Random bits by name: a pure function of (key, certifier, example, stage, block), whatever the packing, the shard plan or the history."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-BLOCK = 128
+Bits = np.ndarray[Any, np.dtype[np.uint8]]
+_PAGE = 16  # bytes of one AES block, the step of its counter
 
 
 class Stage(IntEnum):
@@ -22,51 +22,49 @@ class Stage(IntEnum):
 
     SELECTION = 0
     ESTIMATION = 1
+    PREDICTION = 2
+
+
+class Lane(IntEnum):
+    """Independent parts of one block: most bits come from the first, rare refinements from the second."""
+
+    MAIN = 0
+    REFINE = 1
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The standard normal samples of one example in one stage.
+    """The random bits of one example in one stage: AES-256 in counter mode under the key SHA-256(key, certifier, example, stage).
 
-    Every block has its own counter-based generator (Philox 4x64) under its own 128-bit key, the first half of
-    SHA-256(key, certifier, example, stage, block): distinct blocks are independent streams, and without `key` the noise cannot be
-    predicted. Drawn in float32, never in a shorter format.
+    Whoever does not know `key` cannot tell the bits from coin tosses, nor one stream from another, without breaking the cipher:
+    a model cannot recognise the noise and vote on cue.
 
-    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; docs/decisions/0002.
+    Source: NIST SP 800-38A (counter mode); docs/decisions/0010.
     """
 
     key: bytes
     certifier: int
     example: int
     stage: Stage
-    shape: tuple[int, ...]
 
-    def block(self, index: int) -> Tensor:
-        """Block `index`: (BLOCK, *shape), float32, on the CPU, so that every kind of device sees the same noise."""
-        name = f"/{self.certifier}/{self.example}/{int(self.stage)}/{index}".encode()
-        words = np.frombuffer(hashlib.sha256(self.key + name).digest()[:16], dtype=np.uint64)
-        generator = np.random.Generator(np.random.Philox(key=words))
-        return torch.from_numpy(generator.standard_normal((BLOCK, *self.shape), dtype=np.float32))
+    def fill(self, block: int, out: Bits, lane: Lane = Lane.MAIN) -> None:
+        """Write the first bits of block `block` into `out`, a buffer of bytes. Blocks do not overlap: each has 2^32 pages."""
+        counter = (int(lane) << 120) + (block << 32)
+        Cipher(self._cipher, CTR(counter.to_bytes(_PAGE, "big"))).encryptor().update_into(_zeros(len(out)).data, out.data)
 
-    def batches(self, samples: int, batch_size: int) -> Iterator[tuple[Tensor, int]]:
-        """The first `samples` samples, cut into fixed batches.
+    @cached_property
+    def _cipher(self) -> AES256:
+        name = f"/{self.certifier}/{self.example}/{int(self.stage)}".encode()
+        return AES256(hashlib.sha256(self.key + name).digest())
 
-        Yields:
-            A buffer of shape (batch_size, *shape), float32, reused by the next batch, and how many of its leading rows are
-            samples; the rest of the last batch is zero padding, whose votes must not be counted.
-        """
-        buffer = torch.zeros((batch_size, *self.shape), dtype=torch.float32)
-        filled, left = 0, samples
-        for index in range(-(-samples // BLOCK)):
-            noise = self.block(index)[:left]
-            left -= len(noise)
-            while len(noise):
-                part = noise[: batch_size - filled]
-                buffer[filled : filled + len(part)] = part
-                filled, noise = filled + len(part), noise[len(part) :]
-                if filled == batch_size:
-                    yield buffer, filled
-                    filled = 0
-        if filled:
-            buffer[filled:] = 0.0
-            yield buffer, filled
+
+_ZEROS: dict[int, Bits] = {}
+
+
+def _zeros(size: int) -> Bits:
+    """What is encrypted to get the bare key stream; kept, because every block has the same size."""
+    if size not in _ZEROS:
+        if len(_ZEROS) > 16:
+            _ZEROS.clear()
+        _ZEROS[size] = np.zeros(size, dtype=np.uint8)
+    return _ZEROS[size]

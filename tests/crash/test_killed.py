@@ -20,7 +20,10 @@ from workers.executor import LocalExecutor
 from workers.ray_executor import RayExecutor, ray
 from workers.settings import WorkerSettings
 
-LONG: dict[str, Any] = {**SPEC, "certifiers": [{"kind": "smoothing", "sigma": 0.2, "n": 150_000}, SPEC["certifiers"][1]]}
+LONG: dict[str, Any] = {
+    **SPEC,
+    "certifiers": [{"kind": "smoothing", "sigma": 0.2, "n": 150_000, "sampling": "fixed"}, SPEC["certifiers"][1]],
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def test_a_cancelled_job_stops_its_actors(tmp_path: Path, ray_executor: RayExecu
     dispatcher = service.dispatcher(ray_executor)
     ids = service.upload()
     service.inspected(dispatcher, *ids)
-    job = service.submit(*ids, {**SPEC, "certifiers": [{"kind": "smoothing", "sigma": 0.2, "n": 9_000_000}]})
+    job = service.submit(*ids, {**SPEC, "certifiers": [{"kind": "smoothing", "sigma": 0.2, "n": 9_000_000, "sampling": "fixed"}]})
     drive(dispatcher, lambda: service.job(job).progress.samples_done > 0)
     jobs.request_cancel(service.db, service.tenant, job.id)
     drive(dispatcher, lambda: service.job(job).state.ended, seconds=30)
@@ -103,7 +106,7 @@ def test_a_stopped_dispatcher_gives_its_shards_back(tmp_path: Path) -> None:
     dispatcher = service.dispatcher(executor)
     ids = service.upload()
     service.inspected(dispatcher, *ids)
-    job = service.submit(*ids, {**SPEC, "certifiers": [{"kind": "smoothing", "sigma": 0.2, "n": 9_000_000}]})
+    job = service.submit(*ids, {**SPEC, "certifiers": [{"kind": "smoothing", "sigma": 0.2, "n": 9_000_000, "sampling": "fixed"}]})
     executor.close()
     environment = {**os.environ, "ASSAY_HOME": str(tmp_path), "ASSAY_EXECUTOR": "local", "ASSAY_LEASE_SECONDS": "600"}
     process = subprocess.Popen([sys.executable, "-m", "workers.dispatcher"], env=environment, start_new_session=True)

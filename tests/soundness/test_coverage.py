@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from certify.smoothing import decide, radius_of
+from certify.sampling.noise.gaussian import l2_radius
 from certify.statistics.binomial import lower_limit
+from certify.statistics.sequential import Look, limits
 
 RUNS = 20_000
 SHARES = {
@@ -30,9 +31,9 @@ def false_rate_lower(shares: tuple[float, ...], alpha: float, n: int, *, reuse: 
     estimates = selections if reuse else rng.multinomial(n, shares, size=RUNS)
     wrong = 0
     for selection, counts in zip(selections.tolist(), estimates.tolist(), strict=True):
-        decision = decide(selection, counts, alpha, sigma=1.0)
-        truth = radius_of(shares[decision.top], 1.0)
-        wrong += decision.radius > truth
+        top = max(range(len(selection)), key=selection.__getitem__)
+        found = limits([Look(sum(counts), counts[top], 0, 1.0)], alpha, "one-sided")
+        wrong += l2_radius(1.0, found.pA_lower, found.pB_upper) > l2_radius(1.0, shares[top], 1.0 - shares[top])
     return lower_limit(wrong, RUNS, 1e-4)
 
 

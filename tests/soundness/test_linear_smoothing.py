@@ -29,7 +29,13 @@ def test_radii_are_near_the_truth_and_rarely_above(normalised: bool, count: int)
     wanted = SIGMA * rng.uniform(1.0, 2.3, count)
     x = (start + (wanted - offset)[:, None] * unit).astype(np.float32)
     examples = Examples(tuple(range(count)), torch.from_numpy(x), torch.zeros(count, dtype=torch.int64))
-    spec = parse_spec({"certifiers": [{"kind": "smoothing", "sigma": SIGMA, "n": 100_000, "alpha": ALPHA, "error_rate": "per-example"}]})
+    spec = parse_spec(
+        {
+            "certifiers": [
+                {"kind": "smoothing", "sigma": SIGMA, "n": 100_000, "alpha": ALPHA, "error_rate": "per-example", "sampling": "fixed"}
+            ]
+        }
+    )
     near = above = 0
     for certificate, row in zip(
         certify(truth.model(), examples, spec, run_for(spec, truth.model(), count, batch_size=4096)), x, strict=True

@@ -92,7 +92,7 @@ def test_cancelling_a_running_job_keeps_what_is_finished(service: Service, execu
     dispatcher = service.dispatcher(executor)
     model_id, dataset_id = service.upload()
     service.inspected(dispatcher, model_id, dataset_id)
-    slow = {**SPEC, "certifiers": [SPEC["certifiers"][1], {"kind": "smoothing", "sigma": 0.2, "n": 5_000_000}]}
+    slow = {**SPEC, "certifiers": [SPEC["certifiers"][1], {"kind": "smoothing", "sigma": 0.2, "n": 5_000_000, "sampling": "fixed"}]}
     job = service.submit(model_id, dataset_id, slow)
     drive(dispatcher, lambda: service.job(job).progress.certificates_done >= 8)
     jobs.request_cancel(service.db, service.tenant, job.id)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from certify.errors import DatasetRejected
 from certify.facts import DatasetFacts
+from certify.sampling.noise.grid import on_grid
 
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +41,7 @@ def dataset_facts(dataset: Dataset) -> DatasetFacts:
         label_high=int(dataset.y.max()),
         class_names=dataset.class_names,
         rounded=dataset.rounded,
+        on_grid=all(on_grid(part) for part in torch.split(dataset.x, max(1, _STEP // dataset.x[0].numel()))),
     )
 
 

@@ -1,0 +1,92 @@
+"""What every noise is: random bits in, noisy copies out, and the radius that follows from class probabilities."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.norms import Norm
+from certify.sampling.streams import Lane, Stream
+
+Array = np.ndarray[Any, Any]
+_BLOCK_ELEMENTS, _BLOCK_SAMPLES = 2**15, 128
+
+
+def block_samples(elements: int) -> int:
+    """Samples of one block for inputs of `elements` elements: a power of two, so that a block stays in the cache."""
+    return min(_BLOCK_SAMPLES, max(1, 1 << (_BLOCK_ELEMENTS // max(elements, 1)).bit_length() >> 1))
+
+
+class Noise(ABC):
+    """Noisy copies of inputs of one shape, on one device.
+
+    Noise is drawn in blocks of `block` samples, always whole, in float32 and never shorter, so that a sample is a pure function of
+    its stream and its number. Images are drawn in channels-last order, which is how the network sees them.
+
+    Attributes:
+        norm: the norm of the radius that follows from the votes.
+        suffix: what the statement of such a certificate adds to its name.
+        slack: an upper bound of the total variation distance between the copies that are drawn and those of the theorem.
+    """
+
+    norm: ClassVar[Norm]
+    suffix: ClassVar[str] = ""
+    bytes_each: ClassVar[int] = 4
+
+    def __init__(self, sigma: float, shape: tuple[int, ...], device: str) -> None:
+        self.sigma = sigma
+        self.shape = shape
+        self.device = device
+        self.slack = 0.0
+        self.block = block_samples(math.prod(shape))
+        # Two halves make one pair each: the count is even.
+        self.elements = -(-self.block * math.prod(shape) // 2) * 2
+        self._bits = np.empty(self.elements * self.bytes_each, dtype=np.uint8)
+
+    def prepare(
+        self,
+        x: Tensor,  # (*input), float32, raw input units
+    ) -> Tensor:
+        """What `apply` wants to have of an input, computed once."""
+        return x.to(self.device)
+
+    @abstractmethod
+    def draw(self, stream: Stream, block: int) -> Tensor:
+        """The noise of block `block`: (block, *shape), float32, on the device; overwritten by the next call."""
+
+    def apply(
+        self,
+        x: Tensor,  # (*input), as prepared
+        noise: Tensor,  # (samples, *input), rows of a drawn block
+        out: Tensor,  # (samples, *input), float32
+    ) -> None:
+        """Write the noisy copies into `out`."""
+        torch.add(noise, x, out=out)
+
+    @abstractmethod
+    def radius(self, pA_lower: float, pB_upper: float) -> float:
+        """The radius that holds when the top class has at least pA_lower and every other at most pB_upper; rounded down, 0 if none."""
+
+    @abstractmethod
+    def reach(self, pA: Array, pB: Array) -> Array:
+        """`radius` for many, neither rounded nor proved: it only decides when sampling stops."""
+
+    def _random(self, stream: Stream, block: int, lane: Lane = Lane.MAIN) -> Array:
+        """The bits of a block as bytes, overwritten by the next call."""
+        stream.fill(block, self._bits, lane)
+        return self._bits
+
+    def _shaped(
+        self,
+        flat: Tensor,  # (elements), float32
+    ) -> Tensor:
+        flat = flat[: self.block * math.prod(self.shape)]
+        if len(self.shape) != 3:
+            return flat.reshape(self.block, *self.shape)
+        channels, height, width = self.shape
+        return flat.reshape(self.block, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,88 @@
+"""Gaussian noise: an l2 radius."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor
+
+from certify.norms import Norm
+from certify.rounding import step_down
+from certify.sampling.noise.base import Array, Noise
+from certify.sampling.streams import Stream
+from certify.statistics.binomial import normal_quantile_lower
+
+_WORD = 2.0**-31
+
+
+class Gaussian(Noise):
+    """x + N(0, sigma^2 I), by Box and Muller's transform of 32-bit words, in float32.
+
+    The radius is Cohen, Rosenfeld & Kolter 2019, Theorem 1: sigma / 2 * (Phi^-1(pA_lower) - Phi^-1(pB_upper)).
+
+    Source: Box & Muller 1958. The largest value is 6.66 sigma; float32 adds rounding (see `DiscreteGaussian` for an exact law).
+    """
+
+    norm = Norm.L2
+
+    def __init__(self, sigma: float, shape: tuple[int, ...], device: str) -> None:
+        super().__init__(sigma, shape, device)
+        make: Any = np.empty if device == "cpu" else lambda size, dtype: torch.empty(size, dtype=getattr(torch, dtype), device=device)
+        # NumPy on the CPU: its functions give the same bits whatever the thread count and, from x86-64-v3 on, the processor.
+        self._xp: Any = np if device == "cpu" else torch
+        self._length, self._angle = make(self.elements // 2, dtype="float32"), make(self.elements // 2, dtype="float32")
+        self._values = make(self.elements, dtype="float32")
+        self._shaped_values = self._shaped(torch.as_tensor(self._values))
+
+    def draw(self, stream: Stream, block: int) -> Tensor:
+        words: Any = self._random(stream, block).view(np.int32)
+        if self._xp is torch:
+            words = torch.from_numpy(words).to(self.device)
+        half, xp = self.elements // 2, self._xp
+        length, angle, values = self._length, self._angle, self._values
+        # The length from 31 bits in (0, 1], the angle from 32 bits in [-pi, pi].
+        xp.bitwise_and(words[:half], 0x7FFFFFFF, out=words[:half])
+        length[:], angle[:] = words[:half], words[half:]
+        length += 0.5
+        length *= _WORD
+        xp.log(length, out=length)
+        length *= -2.0
+        xp.sqrt(length, out=length)
+        length *= self.sigma
+        angle *= math.pi * _WORD
+        xp.cos(angle, out=values[:half])
+        xp.sin(angle, out=values[half:])
+        values[:half] *= length
+        values[half:] *= length
+        return self._shaped_values
+
+    def radius(self, pA_lower: float, pB_upper: float) -> float:
+        # Noise is scaled in float32, so its true level is the float32 nearest to sigma; the smaller of the two is on the safe side.
+        return l2_radius(min(self.sigma, float(np.float32(self.sigma))), pA_lower, pB_upper)
+
+    def reach(self, pA: Array, pB: Array) -> Array:
+        reached: Array = self.sigma / 2 * (special.ndtri(pA) - special.ndtri(pB))
+        return reached
+
+
+def l2_radius(sigma: float, pA_lower: float, pB_upper: float) -> float:
+    """At most sigma / 2 * (Phi^-1(pA_lower) - Phi^-1(pB_upper)), and 0 when that is not positive.
+
+    Args:
+        sigma: noise level, raw-input units.
+        pA_lower: lower bound of the top class's probability.
+        pB_upper: upper bound of every other class's; the true one is at most 1 - pA, which is used where it is smaller.
+
+    Source: Cohen, Rosenfeld & Kolter 2019, Theorem 1.
+    """
+    if not 0.0 < pA_lower < 1.0:
+        return 0.0
+    quantile_A = normal_quantile_lower(pA_lower)
+    others = step_down(1.0 - pB_upper)
+    if not pA_lower < others < 1.0:
+        return max(0.0, step_down(sigma * quantile_A))
+    return max(0.0, step_down(sigma * step_down((quantile_A + normal_quantile_lower(others)) / 2)))
