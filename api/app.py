@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request, Response
 
 from api import problems
-from api.routes import blobs, datasets, health, jobs, models, reports
+from api.routes import blobs, datasets, health, jobs, models, predictions, reports
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.logs import configure
@@ -38,7 +38,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={code: {"model": problems.ProblemDetails} for code in ("4XX", "5XX")},
     )
     problems.install(app)
-    for module in (blobs, models, datasets, jobs, reports, health):
+    for module in (blobs, models, datasets, jobs, predictions, reports, health):
         app.include_router(module.router)
 
     @app.middleware("http")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from certify.certificate import Certificate, PredictionEvidence
 from certify.errors import Problem
 from certify.facts import DatasetFacts, ModelFacts
 from certify.run import Plan
+from certify.spec import Alpha, Count, ExampleRange, Positive
+from certify.verdict import Verdict
 from storage import records
 
 T = TypeVar("T")
@@ -48,6 +51,24 @@ class NewJob(In):
     spec: dict[str, Any] = Field(
         description="see Spec in docs/design.md", examples=[{"certifiers": [{"kind": "smoothing", "sigma": 0.25}]}]
     )
+    name: Annotated[str, Field(max_length=200)] = ""
+
+
+class NewPrediction(In):
+    """PREDICT of randomized smoothing.
+
+    With probability at least 1 - alpha over the noise an answer is not a class other than the smoothed classifier's; it may abstain.
+    No radius is claimed.
+    """
+
+    model: str
+    dataset: str
+    sigma: Positive = Field(description="standard deviation of the noise in each coordinate, raw-input units", examples=[0.25])
+    n: Count = Field(default=1000, description="votes of noisy copies for each example")
+    alpha: Alpha = Field(default=0.001, description="error level of each answer")
+    noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
+    examples: ExampleRange = ExampleRange()
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
     name: Annotated[str, Field(max_length=200)] = ""
 
 
@@ -130,6 +151,66 @@ class JobOut(Out):
     def of(cls, job: records.Job, *, reused: bool = False) -> JobOut:
         values = {**vars(job), "model": job.model_id, "dataset": job.dataset_id, "spec": job.spec.model_dump(mode="json")}
         return cls.model_validate({**values, "error": ProblemOut.of(job.error), "reused": reused})
+
+
+class PredictionOut(Out):
+    """A prediction is a job; the rest of it is at /v1/jobs/{id}."""
+
+    id: str
+    name: str
+    model: str
+    dataset: str
+    sigma: float
+    n: int
+    alpha: float
+    noise: str
+    examples: ExampleRange
+    seed: int
+    attempt: int
+    noise_commitment: str | None
+    noise_key: str | None
+    state: records.JobState
+    progress: ProgressOut
+    condition: str
+    error: list[ProblemOut]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    reused: bool = Field(default=False, description="true when an unchanged question returned the prediction that already answers it")
+
+    @classmethod
+    def of(cls, job: records.Job, *, reused: bool = False) -> PredictionOut:
+        asked = {**vars(job.spec), **vars(job.spec.certifiers[0])}
+        values = {**asked, **vars(job), "model": job.model_id, "dataset": job.dataset_id}
+        return cls.model_validate({**values, "error": ProblemOut.of(job.error), "reused": reused})
+
+
+class AnswerOut(Out):
+    """The smoothed classifier's answer for one example: `prediction` is null when it abstained or failed, as `verdict` says.
+
+    `p_value` is that of the two most frequent classes being equally likely, `counts` the votes by class.
+    """
+
+    example: int
+    label: int
+    prediction: int | None
+    correct: bool
+    p_value: float | None
+    counts: list[int] | None
+    verdict: Verdict
+    reason: str
+
+    @classmethod
+    def of(cls, row: Certificate) -> AnswerOut:
+        votes = row.evidence if isinstance(row.evidence, PredictionEvidence) else None
+        return cls.model_validate({**vars(row), "p_value": votes and votes.p_value, "counts": votes and list(votes.counts)})
+
+
+class PredictionPageOut(PredictionOut):
+    """A prediction and a page of its answers."""
+
+    items: list[AnswerOut]
+    next_cursor: str | None
 
 
 class PageOut(BaseModel, Generic[T]):

@@ -6,7 +6,7 @@ Counts and margins are the durable part: any radius can be derived from them aga
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,11 @@ class SmoothingEvidence(Frozen):
     family: int = 1
     dimension: int = 1
 
+    @property
+    def copies(self) -> int:
+        """Noisy copies that were evaluated."""
+        return self.n0 + self.n
+
 
 class PredictionEvidence(Frozen):
     """Votes behind a smoothed prediction; `p_value` is that of the two most frequent classes being equally likely."""
@@ -51,6 +56,29 @@ class PredictionEvidence(Frozen):
     n: int
     counts: tuple[int, ...]
     p_value: Share
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies that were evaluated."""
+        return self.n
+
+
+class SplittingEvidence(Frozen):
+    """All votes there are: of the copies at each of the `levels` offsets, by class. The radius follows from `counts` alone.
+
+    `template` is the SHA-256 of the classifier's template, one little-endian int32 for each element of an input, in its order; the seed
+    gives it again.
+    """
+
+    sigma: float
+    levels: int
+    counts: tuple[int, ...]
+    template: Sha256
+
+    @property
+    def copies(self) -> int:
+        """Copies that were evaluated."""
+        return self.levels
 
 
 class BoundsEvidence(Frozen):
@@ -66,9 +94,10 @@ class BoundsEvidence(Frozen):
     dtype: Literal["float32", "float64"]
     at_cap: bool = False
     clipped: bool = False
+    copies: ClassVar[int] = 0
 
 
-Evidence = SmoothingEvidence | PredictionEvidence | BoundsEvidence
+Evidence = SmoothingEvidence | PredictionEvidence | SplittingEvidence | BoundsEvidence
 
 
 class Versions(Frozen):
@@ -102,7 +131,7 @@ class Provenance(Frozen):
 class Certificate(Frozen):
     """One row per (job, certifier, example). `radius` is in raw-input units, rounded down, 0.0 when nothing is certified.
 
-    Smoothing balls are open, balls of `bounds` are closed. `epsilon_verified` is null outside epsilon mode, `alpha` null when
+    Smoothing balls are open, those of `bounds` and `dssn` closed. `epsilon_verified` is null outside epsilon mode, `alpha` null when
     deterministic, `prediction` null when abstained.
     """
 

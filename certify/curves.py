@@ -9,27 +9,30 @@ from statistics import median_low
 
 from certify.certificate import BoundsEvidence, Certificate
 from certify.report import CertifierReport, CurvePoint, Report
+from certify.spec import BoundsSpec, CertifierSpec, PredictSpec, SmoothingSpec, Spec
 from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
 
 _BAND = 0.05
 
 
-def report(certificates: Sequence[Certificate]) -> Report:
+def report(certificates: Sequence[Certificate], spec: Spec) -> Report:
     """What the certificates of one job say, certifier by certifier.
 
     Certified accuracy at r is the share of all examples, abstentions and errors included, whose certificate proves the correct
     answer at least as far as r. Certifiers are never merged: each keeps its own statement.
     """
     ordered = sorted(certificates, key=lambda c: (c.certifier, c.example))
-    return Report(certifiers=tuple(_certifier(list(group)) for _, group in groupby(ordered, key=lambda c: c.certifier)))
+    groups = ((index, list(group)) for index, group in groupby(ordered, key=lambda c: c.certifier))
+    return Report(certifiers=tuple(_certifier(rows, spec.certifiers[index]) for index, rows in groups))
 
 
-def _certifier(rows: list[Certificate]) -> CertifierReport:
-    first, count = rows[0], len(rows)
+def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
+    first, count = next((row for row in rows if row.evidence), rows[0]), len(rows)
     proved = sorted(row.radius for row in rows if row.verdict is Verdict.CERTIFIED and row.correct)
+    evidence = first.evidence
     radii = [row.radius if row.correct else 0.0 for row in rows]
-    evidence = next((row.evidence for row in rows if row.evidence), None)
+    decided, note = _decided(spec)
     return CertifierReport(
         certifier=first.certifier,
         kind=first.kind,
@@ -38,16 +41,20 @@ def _certifier(rows: list[Certificate]) -> CertifierReport:
         alpha=first.alpha,
         method=evidence.method if isinstance(evidence, BoundsEvidence) else None,
         sigma=getattr(evidence, "sigma", None),
+        noise=getattr(evidence, "noise", None),
+        bound=getattr(evidence, "bound", None),
+        radii=decided,
+        samples=_copies(rows),
         examples=count,
         correct=sum(row.correct for row in rows),
         verdicts=dict(sorted(Counter(row.verdict for row in rows).items())),
         clean_accuracy=sum(row.correct for row in rows) / count,
-        curve=tuple(curve(proved, count)),
-        median_radius=median_low(radii),
-        average_radius=sum(radii) / count,
-        largest_radius=max(radii),
+        curve=tuple(curve(proved, count) if decided is None else curve_at(decided, proved, count)),
+        median_radius=median_low(radii) if decided is None else None,
+        average_radius=sum(radii) / count if decided is None else None,
+        largest_radius=max(radii) if decided is None else None,
         at_cap=sum(isinstance(row.evidence, BoundsEvidence) and row.evidence.at_cap for row in rows),
-        note=_note(first),
+        note=note,
     )
 
 
@@ -68,6 +75,17 @@ def curve(proved: Sequence[float], count: int) -> list[CurvePoint]:
     return points
 
 
+def curve_at(radii: Sequence[float], proved: Sequence[float], count: int) -> list[CurvePoint]:
+    """Certified accuracy at given radii only.
+
+    Args:
+        radii: ascending.
+        proved: radii of the correctly certified examples.
+        count: number of all examples, >= 1.
+    """
+    return [_point(radius, sum(one >= radius for one in proved), count) for radius in radii]
+
+
 def accuracy_at(certificates: Sequence[Certificate], radius: float) -> float:
     """Certified accuracy at `radius` over all given certificates of one certifier."""
     return sum(certificate.holds_at(radius) for certificate in certificates) / len(certificates)
@@ -82,7 +100,18 @@ def _point(radius: float, wins: int, count: int) -> CurvePoint:
     )
 
 
-def _note(row: Certificate) -> str:
-    if row.epsilon_verified is not None:
-        return "Verified at one given epsilon: the radii are decisions at that epsilon, not largest radii."
-    return ""
+def _decided(spec: CertifierSpec) -> tuple[tuple[float, ...] | None, str]:
+    """The only radii a certifier spoke about, ascending, and a sentence that says so; null when it looked for the largest."""
+    if isinstance(spec, BoundsSpec) and spec.epsilon is not None:
+        return (spec.epsilon,), "Verified at one given epsilon: the radii are decisions at that epsilon, not largest radii."
+    if isinstance(spec, PredictSpec):
+        return (0.0,), "Smoothed predictions: the answers hold at the inputs themselves, no radius is claimed."
+    if isinstance(spec, SmoothingSpec) and spec.sampling == "adaptive" and spec.radii:
+        note = "Decided at the given radii only: no average, median or histogram of radii follows from these rows."
+        return tuple(sorted(set(spec.radii))), note
+    return None, ""
+
+
+def _copies(rows: Sequence[Certificate]) -> float | None:
+    counted = [row.evidence.copies for row in rows if row.evidence and row.evidence.copies]
+    return sum(counted) / len(counted) if counted else None

@@ -9,7 +9,7 @@ from enum import IntEnum
 from certify.certificate import Certificate
 from certify.errors import Problem, SpecError
 from certify.rounding import show_share
-from certify.spec import BoundsSpec, CertifierSpec, SmoothingSpec, Spec
+from certify.spec import BoundsSpec, CertifierSpec, SmoothingSpec, Spec, SplittingSpec
 from certify.verdict import Verdict
 
 
@@ -111,6 +111,6 @@ def _code(spec: Spec, certificate: Certificate) -> Exit:
 
 
 def _asked(certifier: CertifierSpec) -> float | None:
-    if isinstance(certifier, SmoothingSpec):
+    if isinstance(certifier, SmoothingSpec | SplittingSpec):
         return max(certifier.radii) if certifier.radii else None
     return certifier.epsilon if isinstance(certifier, BoundsSpec) else None

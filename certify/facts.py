@@ -7,7 +7,7 @@ import math
 from pydantic import Field
 
 from certify.errors import InputError, Problem
-from certify.spec import Frozen, NoisySpec, SmoothingSpec, Spec
+from certify.spec import Frozen, SmoothingSpec, Spec
 
 
 class TensorFact(Frozen):
@@ -150,11 +150,11 @@ def _clip(spec: Spec, value_range: tuple[float, float] | None) -> list[Problem]:
 
 def _grid(spec: Spec, dataset: DatasetFacts) -> list[Problem]:
     detail = "proves statements about inputs on the 1/255 grid in [0, 1], and this dataset has others"
-    mend = "save 8-bit values divided by 255 as x, or use gaussian noise"
+    mend = "save 8-bit values divided by 255 as x, or use gaussian or uniform noise"
     return [
-        Problem(field=f"certifiers.{index}.noise", detail=f"{certifier.noise} {detail}", mend=mend)
+        Problem(field=f"certifiers.{index}.{field}", detail=f"{getattr(certifier, field)} {detail}", mend=mend)
         for index, certifier in enumerate(spec.certifiers)
-        if isinstance(certifier, NoisySpec) and certifier.on_grid and not dataset.on_grid
+        if (field := certifier.grid_field) and not dataset.on_grid
     ]
 
 

@@ -2,17 +2,110 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from scipy import stats
+import torch
+from scipy import special
+from torch import Tensor
 
-from certify.certificate import PredictionEvidence
+from certify.certificate import Certificate, PredictionEvidence, Provenance, Versions
 from certify.certifier import Outcome
-from certify.model import Examples
+from certify.errors import InputError, NumericalError
+from certify.model import Examples, Model
+from certify.question import prediction_spec
+from certify.rounding import step_up
+from certify.run import Plan, Run
+from certify.sampling.batch import default_batch_size
 from certify.sampling.certifier import SamplingCertifier
 from certify.sampling.streams import Stage
-from certify.spec import PredictSpec
+from certify.spec import PredictSpec, Spec
 from certify.verdict import Verdict
+
+_KEY_BYTES = 32
+# As for the limits in `statistics.binomial`: SciPy's incomplete beta function is accurate to about 1e-13 relative.
+_TAIL_MARGIN = 1.0 - 1e-11
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the smoothed classifier answers at one input; `prediction` is null when the votes did not single out a class.
+
+    `counts` are the votes by class, `p_value` that of the two most frequent ones being equally likely.
+    """
+
+    prediction: int | None
+    p_value: float
+    counts: tuple[int, ...]
+
+
+def predict(
+    model: Model,
+    x: Tensor,  # (N, *input), float32, raw-input units
+    *,
+    sigma: float,
+    n: int = 1000,
+    alpha: float = 0.001,
+    noise: str = "gaussian",
+    key: bytes,
+    device: str = "cpu",
+    batch_size: int | None = None,
+) -> list[Prediction]:
+    """For each input: with probability at least 1 - alpha the answer is not a class other than the smoothed classifier's.
+
+    The probability is over the noise, for one input at a time, and needs inputs and model that were chosen without `key`. No radius is
+    claimed. The inputs are rows 0 to N - 1 of the noise: the same key, row and settings give the same votes.
+
+    Args:
+        model: the classifier; raw input in, normalisation inside.
+        x: the inputs.
+        sigma: standard deviation of the noise in each coordinate, raw-input units.
+        n: votes for each input.
+        alpha: error level of each answer.
+        noise: as in a spec.
+        key: the root of the noise, 32 bytes.
+        device: a torch device name.
+        batch_size: noisy copies at once; null chooses by shapes and device.
+
+    Raises:
+        SpecError: a setting is impossible.
+        InputError: x or the key cannot be used.
+        NumericalError: a noisy copy got a NaN or infinite logit.
+    """
+    from certify.verb import certify  # it knows all certifiers, the one below included
+
+    if len(key) != _KEY_BYTES:
+        mend = f"draw {_KEY_BYTES} random bytes, for example with secrets.token_bytes({_KEY_BYTES})"
+        raise InputError.at("key", f"has {len(key)} bytes", mend)
+    spec = prediction_spec(sigma=sigma, n=n, alpha=alpha, noise=noise, batch_size=batch_size)
+    examples = Examples(tuple(range(len(x))), x, torch.zeros(len(x), dtype=torch.int64))
+    return [_prediction(certificate) for certificate in certify(model, examples, spec, _run(model, spec, key, device, batch_size))]
+
+
+def _run(model: Model, spec: Spec, key: bytes, device: str, batch_size: int | None) -> Run:
+    """Surroundings of certificates that nobody keeps: their provenance and their seconds say nothing."""
+    size = batch_size or default_batch_size(math.prod(model.input_shape), model.graph.largest_tensor(), device)
+    nowhere = Provenance(
+        model=model.digest,
+        dataset="0" * 64,
+        spec=spec.digest(),
+        noise_key=None,
+        seed=spec.seed,
+        device=device,
+        dtype="float32",
+        batch_size=None,
+        versions=Versions(assay="", torch="", numpy=""),
+    )
+    return Run(plan=Plan(family=1, batch_sizes=(size,)), noise_key=key, provenance=nowhere, now=lambda: 0.0, device=device)
+
+
+def _prediction(certificate: Certificate) -> Prediction:
+    evidence = certificate.evidence
+    if not isinstance(evidence, PredictionEvidence):
+        detail = "a noisy copy of it got a NaN or infinite logit"
+        raise NumericalError.at(f"x.{certificate.example}", detail, "check the weights and the input range")
+    return Prediction(certificate.prediction, evidence.p_value, evidence.counts)
 
 
 class PredictCertifier(SamplingCertifier[PredictSpec]):
@@ -38,9 +131,9 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
 
     def _outcome(self, counts: Sequence[int]) -> Outcome:
         top, p_value = decide(counts)
-        evidence = PredictionEvidence(
-            noise=self.spec.noise, sigma=self.spec.sigma, n=self.spec.n, counts=tuple(counts), p_value=min(1.0, p_value)
-        )
+        # All n copies together are within n * slack of those of the theorem: no event is more likely by more than that.
+        p_value = min(1.0, p_value + self.spec.n * self.noise.slack)
+        evidence = PredictionEvidence(noise=self.spec.noise, sigma=self.spec.sigma, n=self.spec.n, counts=tuple(counts), p_value=p_value)
         if p_value > self.alpha:
             reason = (
                 f"Class {top} won {counts[top]} of {self.spec.n} votes, too few more than the next to tell them apart at"
@@ -52,7 +145,7 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
 
 
 def decide(counts: Sequence[int]) -> tuple[int, float]:
-    """The most frequent class, ties to the lowest, and the p-value of it and the second being equally likely.
+    """The most frequent class, ties to the lowest, and the p-value of it and the second being equally likely, rounded up.
 
     Args:
         counts: votes by class.
@@ -60,4 +153,6 @@ def decide(counts: Sequence[int]) -> tuple[int, float]:
     Source: exact two-sided binomial test of the winner's votes among those of the two most frequent classes, at 1/2.
     """
     first, second = sorted(range(len(counts)), key=lambda c: -counts[c])[:2]
-    return first, float(stats.binomtest(counts[first], counts[first] + counts[second], 0.5).pvalue)
+    # P(Bin(a + b, 1/2) >= a) = I_1/2(a, b + 1), and the other side is its mirror image.
+    tail = float(special.betainc(counts[first], counts[second] + 1, 0.5))
+    return first, min(1.0, step_up(2.0 * tail / _TAIL_MARGIN))

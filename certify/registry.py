@@ -8,9 +8,11 @@ from certify.bounds.certifier import BoundsCertifier
 from certify.certifier import Certifier
 from certify.prediction import PredictCertifier
 from certify.smoothing import SmoothingCertifier
+from certify.splitting import SplittingCertifier
 
 CERTIFIERS: dict[str, type[Certifier[Any]]] = {
     "smoothing": SmoothingCertifier,
     "predict": PredictCertifier,
+    "dssn": SplittingCertifier,
     "bounds": BoundsCertifier,
 }

@@ -23,7 +23,11 @@ class CurvePoint(Frozen):
 
 
 class CertifierReport(Frozen):
-    """One certifier of the job. The curve is a step function that holds each value up to and including its radius."""
+    """One certifier of the job. The curve is a step function that holds each value up to and including its radius.
+
+    Where only given `radii` were decided, the curve has those radii alone, and median, average and largest radius are null: no statistic
+    of radii is drawn from decisions. `samples` is the mean number of noisy copies of an example, selection included.
+    """
 
     certifier: int
     kind: str
@@ -32,16 +36,25 @@ class CertifierReport(Frozen):
     alpha: float | None
     method: str | None
     sigma: float | None
+    noise: str | None = None
+    bound: str | None = None
+    radii: tuple[float, ...] | None = None
+    samples: float | None = None
     examples: int
     correct: int
     verdicts: dict[Verdict, int]
     clean_accuracy: float
     curve: tuple[CurvePoint, ...]
-    median_radius: float
-    average_radius: float
-    largest_radius: float
+    median_radius: float | None
+    average_radius: float | None
+    largest_radius: float | None
     at_cap: int
     note: str
+
+    @property
+    def reaches(self) -> bool:
+        """Whether there is any radius to draw."""
+        return self.radii != (0.0,)
 
 
 class Report(Frozen):

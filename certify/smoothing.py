@@ -10,12 +10,13 @@ import numpy as np
 from certify.certificate import SmoothingEvidence
 from certify.certifier import Outcome
 from certify.model import Examples
-from certify.norms import conversion
-from certify.rounding import show_radius, step_down
+from certify.norms import Norm, conversion
+from certify.rounding import show_distance_upper, show_radius, step_down
 from certify.sampling.certifier import SamplingCertifier
+from certify.sampling.noise.base import Noise
 from certify.sampling.streams import Stage
 from certify.spec import SmoothingSpec
-from certify.statistics.sequential import Limits, Look, limits
+from certify.statistics.sequential import Bound, Limits, Look, limits
 from certify.statistics.stopping import Stopping
 from certify.verdict import Verdict
 
@@ -106,10 +107,10 @@ class SmoothingCertifier(SamplingCertifier[SmoothingSpec]):
     def _outcome(self, case: _Case) -> Outcome:
         found = limits(case.looks, self.alpha, self.spec.bound, self.noise.slack)
         evidence = self._evidence(case, found)
-        own = self.noise.radius(found.pA_lower, found.pB_upper)
-        radius = max(0.0, step_down(own / conversion(self.spec.own_norm, self.spec.norm, self._dimension)))
+        radius = radius_from(self.noise, self.spec.norm, self._dimension, found)
         if radius <= 0.0:
-            return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=self._abstention(case, found), evidence=evidence)
+            reason = too_few(case.top, case.looks[-1], found, self.spec.bound, self.alpha)
+            return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=reason, evidence=evidence)
         return Outcome(prediction=case.top, verdict=Verdict.CERTIFIED, radius=radius, evidence=evidence)
 
     def _evidence(self, case: _Case, found: Limits) -> SmoothingEvidence:
@@ -135,18 +136,31 @@ class SmoothingCertifier(SamplingCertifier[SmoothingSpec]):
     def _dimension(self) -> int:
         return int(np.prod(self.model.input_shape))
 
-    def _abstention(self, case: _Case, found: Limits) -> str:
-        n, top = case.looks[-1].n, case.looks[-1].top
-        proved = f"pA >= {show_radius(found.pA_lower)}"
-        if self.spec.bound == "top-two":
-            proved += f" and pB <= {show_radius(found.pB_upper)}"
-            needed = "pA must exceed pB"
-        else:
-            needed = "it takes more than 1/2"
-        return (
-            f"Class {case.top} won {top / n:.4f} of {n} votes, which proves only {proved} at alpha = {self.alpha:g};"
-            f" {needed}: use more samples or another sigma."
-        )
+
+def radius_from(noise: Noise, norm: Norm, dimension: int, found: Limits) -> float:
+    """A radius in `norm` that holds whenever the limits hold; 0 when they prove none.
+
+    Args:
+        noise: the noise behind the votes; its radius is in its own norm.
+        norm: norm of the ball that is claimed.
+        dimension: entries of one input, for the conversion between the two norms.
+        found: limits of the class probabilities.
+    """
+    return max(0.0, step_down(noise.radius(found.pA_lower, found.pB_upper) / conversion(noise.norm, norm, dimension)))
+
+
+def too_few(top: int, last: Look, found: Limits, bound: Bound, alpha: float) -> str:
+    """Why the votes for class `top` prove no radius, in a sentence with the numbers; `last` is the last look."""
+    proved = f"pA >= {show_radius(found.pA_lower)}"
+    if bound == "top-two":
+        proved += f" and pB <= {show_distance_upper(found.pB_upper)}"
+        needed = "pA must exceed pB"
+    else:
+        needed = "it takes more than 1/2"
+    return (
+        f"Class {top} won {last.top / last.n:.4f} of {last.n} votes, which proves only {proved} at alpha = {alpha:g};"
+        f" {needed}: use more samples or another sigma."
+    )
 
 
 def most_of_rivals(counts: Sequence[int], top: int) -> int:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from certify.errors import SpecError, problems_of
 from certify.looks import default_looks, shares
 from certify.norms import Norm, conversion
+from certify.rounding import radius_down
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e6)]
@@ -50,24 +51,30 @@ class ExampleRange(Frozen):
         return range(self.start, stop, self.step)
 
 
-class NoisySpec(Frozen):
-    """What all certifiers that vote over noisy copies share. `sigma` is the standard deviation of each coordinate, raw-input units."""
+class CopiesSpec(Frozen):
+    """What all certifiers that vote over altered copies share. `sigma` is the standard deviation of each coordinate, raw-input units."""
 
-    noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
     sigma: Positive
     batch_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] | None = None
 
-    stochastic: ClassVar[bool] = True
     method: ClassVar[None] = None
 
+
+class NoisySpec(CopiesSpec):
+    """What all certifiers share whose copies are drawn at random."""
+
+    noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
+
+    stochastic: ClassVar[bool] = True
+
     @property
-    def on_grid(self) -> bool:
-        """Whether only inputs on the 1/255 grid can be answered."""
-        return self.noise == "discrete-gaussian"
+    def grid_field(self) -> str | None:
+        """The field because of which only inputs on the 1/255 grid can be answered; null when all can."""
+        return "noise" if self.noise == "discrete-gaussian" else None
 
     @model_validator(mode="after")
     def _grid_is_small(self) -> Self:
-        if self.on_grid and self.sigma > 16:
+        if self.grid_field and self.sigma > 16:
             raise ValueError(f"sigma = {self.sigma:g} is no noise for 8-bit inputs in [0, 1]; use at most 16")
         return self
 
@@ -200,6 +207,50 @@ class PredictSpec(NoisySpec):
         return float(self.n) * largest_tensor
 
 
+class SplittingSpec(CopiesSpec):
+    """Deterministic splitting noise: the exact answer of the smoothed classifier and a proved l1 ball of grid inputs, without alpha.
+
+    `sigma` is the standard deviation of the uniform noise that the model was trained with, lam = sigma * sqrt(3) its half width.
+    `radii` decide exit codes, as for smoothing.
+    """
+
+    kind: Literal["dssn"]
+    radii: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+
+    norm: ClassVar[Norm] = Norm.L1
+    noise: ClassVar[str] = "splitting"
+    stochastic: ClassVar[bool] = False
+    grid_field: ClassVar[str] = "kind"
+
+    @property
+    def levels(self) -> int:
+        """Copies of one input, one for each offset: floor(2 * lam * 255). The half width used is levels / 510, at most lam."""
+        # A sigma that was computed as lam / sqrt(3) gets its own number of levels back.
+        return math.floor(2 * 255 * math.sqrt(3.0) * self.sigma + 1e-9)
+
+    @property
+    def largest_radius(self) -> float:
+        """What unanimous votes reach: each step of 1/255 takes at most one vote from the winner and gives it to a rival."""
+        return radius_down(self.levels // 2 / 255)
+
+    def work(self, largest_tensor: int) -> float:
+        """The cost of one example, in tensor elements touched: what shards are cut by."""
+        return float(self.levels) * largest_tensor
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.levels < 2:
+            raise ValueError(f"sigma = {self.sigma:g} moves no 8-bit value to another level; use at least {2 / 510 / math.sqrt(3.0):.4f}")
+        if self.levels > 100_000:
+            raise ValueError(f"sigma = {self.sigma:g} takes {self.levels} copies of each input, more than 100000; use at most 113")
+        if any(radius > self.largest_radius for radius in self.radii or ()):
+            raise ValueError(
+                f"radius {max(self.radii or ()):g} is out of reach: {self.levels} levels of sigma = {self.sigma:g} reach at most"
+                f" {math.floor(self.largest_radius * 1e4) / 1e4:g} in l1; use a smaller radius or a larger sigma"
+            )
+        return self
+
+
 class BoundsSpec(Frozen):
     """Bound propagation: either verify at `epsilon`, or the largest radius up to `max_radius`, to a relative `tolerance`."""
 
@@ -211,6 +262,7 @@ class BoundsSpec(Frozen):
     tolerance: Annotated[float, Field(strict=True, ge=1e-9, le=0.5)] | None = None
 
     stochastic: ClassVar[bool] = False
+    grid_field: ClassVar[None] = None
 
     def work(self, largest_tensor: int) -> float:
         """A rough cost of one example, in tensor elements touched: linear bounds keep a matrix of neurons by inputs."""
@@ -235,8 +287,8 @@ class BoundsSpec(Frozen):
         return self
 
 
-# Those whose evidence is votes of noisy copies.
-VotingSpec = SmoothingSpec | PredictSpec
+# Those whose evidence is votes of altered copies.
+VotingSpec = SmoothingSpec | PredictSpec | SplittingSpec
 CertifierSpec = Annotated[VotingSpec | BoundsSpec, Field(discriminator="kind")]
 
 

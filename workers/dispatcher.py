@@ -191,7 +191,7 @@ class Dispatcher:
         if job is None:
             return
         try:
-            made = report(list(results.iter_certificates(self.db, job.tenant_id, job.id)))
+            made = report(list(results.iter_certificates(self.db, job.tenant_id, job.id)), job.spec)
         except Exception as error:
             problem = Problem(field="report", detail=f"could not be made: {type(error).__name__}: {error}", mend="see the dispatcher's log")
             jobs.fail_job(self.db, job.id, [problem])

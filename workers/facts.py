@@ -10,7 +10,8 @@ from certify.model import Model
 def model_facts(model: Model) -> ModelFacts:
     """Facts of a model, for the API to validate specs against."""
     graph = model.graph
-    smoothing = Support(kind="smoothing", method=None, norm="l2", supported=True)
+    # Votes need nothing of a model but its answers.
+    voting = (Support(kind=kind, method=None, norm=norm, supported=True) for kind, norm in (("smoothing", "l2"), ("dssn", "l1")))
     operators = (
         OperatorFact(type=o.type, name=o.name, output=TensorFact(name=o.output, shape=o.shape), flops=o.flops) for o in graph.operators
     )
@@ -19,7 +20,7 @@ def model_facts(model: Model) -> ModelFacts:
         classes=graph.classes,
         parameters=graph.parameters(),
         operators=tuple(operators),
-        support=(smoothing, *bounds_support(graph)),
+        support=(*voting, *bounds_support(graph)),
         largest_tensor=graph.largest_tensor(),
         flops=graph.flops(),
         cuts=tuple(TensorFact(name=name, shape=graph.shapes[name]) for name in graph.cuts()),

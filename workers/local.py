@@ -38,6 +38,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _certify(options: argparse.Namespace) -> int:
     requirements = [Requirement.parse(text) for text in options.require]
     spec = _spec(read_file(options.spec, "spec"))
+    certificates = answer(spec, options)
+    _summary(spec, certificates)
+    gates = check_gates(requirements, certificates)
+    for gate in gates:
+        sys.stderr.write(f"{gate.sentence}\n")
+    code = exit_code(spec, certificates)
+    if requirements and code is not Exit.ERROR:
+        return Exit.DONE if all(gate.passed for gate in gates) else Exit.REFUTED
+    return code
+
+
+def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> list[Certificate]:
+    """The certificates of a spec with a public seed; they are in the file `options.out`, which is written whole or not at all.
+
+    Args:
+        spec: checked against the model and the dataset before anything is computed.
+        options: what `add_inputs` and `add_outputs` ask for.
+        verb: what is done to an example, for the progress on stderr.
+
+    Raises:
+        InputError: a file or an option cannot be used.
+    """
     device = _device(options.device)
     model_bytes, dataset_bytes = read_file(options.model, "model"), read_file(options.data, "data")
     model = Model.from_onnx(model_bytes, _range(options.range))
@@ -55,27 +77,29 @@ def _certify(options: argparse.Namespace) -> int:
         device=device,
     )
     examples = Examples(tuple(rows), dataset.x[list(rows)], dataset.y[list(rows)])
-    certificates = _write(Path(options.out), _reported(certify(model, examples, spec, run), len(rows) * len(spec.certifiers)))
-    _summary(spec, certificates)
-    gates = check_gates(requirements, certificates)
-    for gate in gates:
-        sys.stderr.write(f"{gate.sentence}\n")
-    code = exit_code(spec, certificates)
-    if requirements and code is not Exit.ERROR:
-        return Exit.DONE if all(gate.passed for gate in gates) else Exit.REFUTED
-    return code
+    return _write(Path(options.out), _reported(certify(model, examples, spec, run), len(rows) * len(spec.certifiers), verb))
+
+
+def add_inputs(command: argparse.ArgumentParser) -> None:
+    """The files that are read."""
+    command.add_argument("--model", required=True, metavar="M.onnx")
+    command.add_argument("--data", required=True, metavar="D.npz")
+
+
+def add_outputs(command: argparse.ArgumentParser, out: str) -> None:
+    """The file that is written, and how the model is run."""
+    command.add_argument("--out", required=True, metavar=out)
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    command.add_argument("--range", metavar="LOW,HIGH", help="value range of the raw input, for example 0,1")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="assay")
     commands = parser.add_subparsers(required=True, parser_class=Parser)
     command = commands.add_parser("certify", help="certify a model in this process, without the service")
-    command.add_argument("--model", required=True, metavar="M.onnx")
-    command.add_argument("--data", required=True, metavar="D.npz")
+    add_inputs(command)
     command.add_argument("--spec", required=True, metavar="spec.json")
-    command.add_argument("--out", required=True, metavar="results.jsonl")
-    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    command.add_argument("--range", metavar="LOW,HIGH", help="value range of the raw input, for example 0,1")
+    add_outputs(command, "results.jsonl")
     command.add_argument("--require", action="append", default=[], metavar="SHARE@RADIUS", help="a gate on certified accuracy")
     return parser
 
@@ -130,7 +154,7 @@ def _write(path: Path, certificates: Iterator[Certificate]) -> list[Certificate]
     return kept
 
 
-def _reported(certificates: Iterator[Certificate], total: int) -> Iterator[Certificate]:
+def _reported(certificates: Iterator[Certificate], total: int, verb: str) -> Iterator[Certificate]:
     """Passes certificates on and says on stderr how fast they come and how long the rest will take."""
     started = last = time.monotonic()
     for done, certificate in enumerate(certificates, start=1):
@@ -138,7 +162,7 @@ def _reported(certificates: Iterator[Certificate], total: int) -> Iterator[Certi
         now = time.monotonic()
         if now - last >= 1.0 or done == total:
             last, rate = now, done / max(now - started, 1e-9)
-            line = f"certified {done} of {total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left"
+            line = f"{verb} {done} of {total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left"
             sys.stderr.write(f"\r{line:<70}" if sys.stderr.isatty() else f"{line}\n")
             sys.stderr.flush()
     if sys.stderr.isatty():

@@ -7,7 +7,7 @@ import math
 from certify.facts import DatasetFacts, ModelFacts
 from certify.run import Plan
 from certify.sampling.batch import default_batch_size
-from certify.spec import CertifierSpec, NoisySpec, Spec
+from certify.spec import CertifierSpec, CopiesSpec, Spec
 from storage.records import ShardPlan
 
 # Work of one shard in the units of `spec.work`: a few seconds on a CPU core. Short enough that a lost one costs little.
@@ -35,6 +35,6 @@ def plan_job(spec: Spec, model: ModelFacts, dataset: DatasetFacts, device: str) 
 
 
 def _batch_size(certifier: CertifierSpec, model: ModelFacts, device: str) -> int:
-    if not isinstance(certifier, NoisySpec):
+    if not isinstance(certifier, CopiesSpec):
         return 1
     return certifier.batch_size or default_batch_size(math.prod(model.input_shape), model.largest_tensor, device)

@@ -37,6 +37,18 @@ def certify(context: typer.Context) -> None:
     become("workers.local", "certify", *context.args)
 
 
+@app.command("predict", context_settings=PASS_ON)
+def predict(context: typer.Context) -> None:
+    """What the smoothed classifier answers, without a radius: --model M.onnx --data D.npz --sigma 0.25 --out predictions.jsonl."""
+    become("workers.predict", *context.args)
+
+
+@app.command("recompute", context_settings=PASS_ON)
+def recompute(context: typer.Context) -> None:
+    """Radii again from stored votes, exploratory: --results results.jsonl --out new.jsonl [--alpha A] [--bound B] [--error-rate E]."""
+    become("workers.recompute", *context.args)
+
+
 @app.command("export", context_settings=PASS_ON)
 def export(context: typer.Context) -> None:
     """Write a trained torch module as ONNX, checked: PACKAGE.MODULE:FACTORY --weights W.safetensors --input-shape 1,28,28 --out M.onnx."""

@@ -18,7 +18,7 @@ from api.sdk.client import Client, ServiceError
 from certify.certificate import Certificate
 from certify.errors import ModelRejected, Problem
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
-from certify.report import Report
+from certify.report import CertifierReport, Report
 from certify.rounding import show_radius, show_share
 from certify.spec import parse_spec
 
@@ -294,16 +294,24 @@ def _ended(service: Client, job: dict[str, Any], gates: list[Requirement]) -> in
 def _show_report(found: Report) -> None:
     for certifier in found.certifiers:
         setting = certifier.method or f"sigma {certifier.sigma:g}"
-        title = f"{certifier.kind} {setting}, {certifier.norm}, statement {certifier.statement}: {certifier.examples} examples"
-        reach = certifier.curve[-1].radius
-        radii = [float(show_radius(reach * i / (_RADII - 1))) for i in range(_RADII)] if reach > 0 else [0.0]
-        shares = [show_share(next(p for p in certifier.curve if p.radius >= radius).certified_accuracy) for radius in radii]
-        show_table(("radius", *(show_radius(radius) for radius in radii)), [("certified accuracy", *shares)], title)
+        norm = f", {certifier.norm}" if certifier.reaches else ""
+        title = f"{certifier.kind} {setting}{norm}, statement {certifier.statement}: {certifier.examples} examples"
+        if certifier.reaches:
+            _show_curve(certifier, title)
+        else:
+            out.print(f"{title}\n{certifier.note}", markup=False, highlight=False)
         out.print(
             f"answered correctly {show_share(certifier.clean_accuracy)}; "
             + ", ".join(f"{v}: {n}" for v, n in certifier.verdicts.items())
             + "\n"
         )
+
+
+def _show_curve(certifier: CertifierReport, title: str) -> None:
+    reach = certifier.curve[-1].radius
+    radii = [float(show_radius(reach * i / (_RADII - 1))) for i in range(_RADII)] if reach > 0 else [0.0]
+    shares = [show_share(next(p for p in certifier.curve if p.radius >= radius).certified_accuracy) for radius in radii]
+    show_table(("radius", *(show_radius(radius) for radius in radii)), [("certified accuracy", *shares)], title)
 
 
 def _spec(path: Path) -> dict[str, Any]:

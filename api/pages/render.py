@@ -10,19 +10,42 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from api.pages.svg import COLOURS, Series, chart
-from certify.report import CertifierReport, Report
+from certify.report import CertifierReport, CurvePoint, Report
 from certify.rounding import show_radius, show_share
+from certify.verdict import Verdict
 from storage.records import Dataset, Job, Model
 
 _ROWS = 8
 STATEMENTS = {
     "S0-fixed": (
-        "With probability at least 1 - alpha over the sampled noise, the smoothed classifier (the majority answer under Gaussian noise"
-        " of this sigma) gives the same answer everywhere in the open ball. It says nothing about the model without noise."
+        "With probability at least 1 - alpha over the sampled noise, the smoothed classifier (the majority answer under noise of this"
+        " kind and sigma) gives the same answer everywhere in the open ball. It says nothing about the model without noise."
+    ),
+    "S0-exact-grid": (
+        "No 8-bit input in the closed l1 ball gets another answer from the smoothed classifier (the majority answer over all offsets of the"
+        " splitting noise of this sigma). Deterministic: every copy was counted, there is no error level. It says nothing about the model"
+        " without noise, nor about inputs off the 1/255 grid."
+    ),
+    "S0-prediction": (
+        "With probability at least 1 - alpha over the sampled noise, this is the smoothed classifier's answer at the input itself. It says"
+        " nothing about other inputs: no radius is claimed."
     ),
     "real-arithmetic": (
         "No input in the closed ball gets another answer from the network with the uploaded weights, computed in real arithmetic."
         " Deterministic: there is no error level. A runtime that rounds differently is outside the claim."
+    ),
+}
+# What the end of a name adds to the statement before it, in the order in which they stand in a name.
+SUFFIXES = {
+    "-grid": (
+        "The classifier that is smoothed rounds its input to multiples of 1/255 first, and the noise is drawn as integers: no rounding of"
+        " floating-point sums is left out."
+    ),
+    "-from-l1": "The ball was proved in l1; this one lies inside it, by an inequality between the norms.",
+    "-from-l2": "The ball was proved in l2; this one lies inside it, by an inequality between the norms.",
+    "-exploratory": (
+        "Exploratory: recomputed from stored votes with an alpha, bound or error rate that was chosen after the votes were there. It would"
+        " hold for a choice made before; nothing covers the choosing."
     ),
 }
 
@@ -37,7 +60,9 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset) -> s
     """The report of a job as a page: curves by norm, one section for each certifier, and all that is needed to repeat it."""
     sections = [_section(certifier) for certifier in report.certifiers]
     norms = sorted({section["norm"] for section in sections})
-    charts = [(norm, _chart(norm, [s for s in sections if s["norm"] == norm])) for norm in norms]
+    charts = [
+        (norm, _chart(norm, drawn)) for norm in norms if (drawn := [s for s in sections if s["norm"] == norm and s["report"].reaches])
+    ]
     return _environment.get_template("report.html").render(
         job=job,
         model=model,
@@ -51,28 +76,64 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset) -> s
 
 def _chart(norm: str, sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
     legend = [(COLOURS[i % len(COLOURS)], f"{s['title']} · {s['report'].statement}") for i, s in enumerate(sections)]
-    series = [Series(label, s["report"].curve) for (_, label), s in zip(legend, sections, strict=True)]
-    return {"legend": legend, "svg": Markup(chart(series, norm))}
-
-
-def _section(report: CertifierReport) -> dict[str, Any]:
-    settings = report.method or (f"sigma {report.sigma:g}" if report.sigma else "")
+    series = [Series(label, s["report"].curve, s["report"].radii is not None) for (_, label), s in zip(legend, sections, strict=True)]
     return {
-        "report": report,
-        "norm": str(report.norm),
-        "title": f"{report.kind} {settings} ({report.norm})".replace("  ", " "),
-        "statement": STATEMENTS.get(report.statement, report.statement),
-        "rows": table(report),
-        "verdicts": [(verdict, count, verdict.sentence) for verdict, count in report.verdicts.items()],
+        "legend": legend,
+        "svg": Markup(chart(series, norm)),
+        "mixed": len({s["report"].bound for s in sections} - {None}) > 1,
+        "decided": any(one.decided for one in series),
     }
 
 
+def _section(report: CertifierReport) -> dict[str, Any]:
+    return {
+        "report": report,
+        "norm": str(report.norm),
+        "title": _title(report),
+        "statement": explained(report.statement),
+        "rows": table(report),
+        "abstained": report.verdicts.get(Verdict.ABSTAINED, 0) / report.examples,
+        "verdicts": [(verdict, count, _meaning(report, verdict)) for verdict, count in report.verdicts.items()],
+    }
+
+
+def _meaning(report: CertifierReport, verdict: Verdict) -> str:
+    if verdict is Verdict.CERTIFIED and not report.reaches:
+        return "The votes single out the smoothed classifier's answer at the input; no radius is claimed."
+    return verdict.sentence
+
+
+def _title(report: CertifierReport) -> str:
+    parts = [report.kind, report.method or "", f"{report.noise} noise" if report.noise else ""]
+    parts += [f"sigma {report.sigma:g}" if report.sigma else "", f"{report.bound} bound" if report.bound else ""]
+    return " ".join([*filter(None, parts), *([f"({report.norm})"] if report.reaches else [])])
+
+
+def explained(statement: str) -> str:
+    """A statement in words, one sentence more for each suffix; a name with any part that is not known stays a bare name."""
+    name, more = statement, ""
+    for suffix, sentence in reversed(SUFFIXES.items()):
+        if name not in STATEMENTS and name.endswith(suffix):
+            name, more = name.removesuffix(suffix), f" {sentence}{more}"
+    return f"{STATEMENTS[name]}{more}" if name in STATEMENTS else statement
+
+
 def table(report: CertifierReport) -> list[tuple[str, str, str, str]]:
-    """Certified accuracy at a few evenly spaced radii: radius, share, and its band. Values between two steps belong to the right one."""
+    """Certified accuracy at the decided radii, or at a few evenly spaced ones: radius, share, and its band.
+
+    Values between two steps of a curve belong to the right one.
+    """
+    if report.radii is not None:
+        return [_row(_shown(point.radius), point) for point in report.curve]
     reach = report.curve[-1].radius
     radii = [float(show_radius(reach * i / (_ROWS - 1))) for i in range(_ROWS)] if reach > 0 else [0.0]
-    rows = []
-    for radius in radii:
-        point = next(p for p in report.curve if p.radius >= radius)
-        rows.append((show_radius(radius), show_share(point.certified_accuracy), show_share(point.low), show_share(point.high)))
-    return rows
+    return [_row(show_radius(radius), next(p for p in report.curve if p.radius >= radius)) for radius in radii]
+
+
+def _row(radius: str, point: CurvePoint) -> tuple[str, str, str, str]:
+    return radius, show_share(point.certified_accuracy), show_share(point.low), show_share(point.high)
+
+
+def _shown(radius: float) -> str:
+    """A radius that was asked for, in the shortest form that reads back the same."""
+    return repr(radius)

@@ -17,10 +17,11 @@ COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7e22ce", "#b91c1c", "#0f766e")
 
 @dataclass(frozen=True)
 class Series:
-    """One certifier's curve; the label names its statement."""
+    """One certifier's curve; the label names its statement. `decided`: only these radii were asked, nothing is known between them."""
 
     label: str
     points: Sequence[CurvePoint]
+    decided: bool = False
 
 
 def chart(series: Sequence[Series], norm: str) -> str:
@@ -30,7 +31,7 @@ def chart(series: Sequence[Series], norm: str) -> str:
     body = [_grid(scale, norm)]
     for index, one in enumerate(series):
         colour = COLOURS[index % len(COLOURS)]
-        body += [_band(scale, one.points, colour), _steps(scale, one.points, colour)]
+        body += [_dots(scale, one.points, colour)] if one.decided else [_band(scale, one.points, colour), _steps(scale, one.points, colour)]
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="certified accuracy over {escape(norm)} radius"'
         f' xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg>'
@@ -81,6 +82,17 @@ def _steps(scale: _Scale, points: Sequence[CurvePoint], colour: str) -> str:
         for p in points[1:]
     )
     return f'<path d="{"".join(path)}" fill="none" stroke="{colour}" stroke-width="2"/>{tips}'
+
+
+def _dots(scale: _Scale, points: Sequence[CurvePoint], colour: str) -> str:
+    """A dot for each decided radius, with its band as a bar."""
+    parts = []
+    for point in points:
+        x, low, high = scale.x(point.radius), scale.y(point.low), scale.y(point.high)
+        parts.append(f'<line x1="{x}" x2="{x}" y1="{low}" y2="{high}" stroke="{colour}" stroke-width="5" opacity="0.25"/>')
+        parts.append(f'<circle cx="{x}" cy="{scale.y(point.certified_accuracy)}" r="5" fill="{colour}">')
+        parts.append(f"<title>radius {point.radius!r}: {point.certified_accuracy:.1%}</title></circle>")
+    return "".join(parts)
 
 
 def _band(scale: _Scale, points: Sequence[CurvePoint], colour: str) -> str:

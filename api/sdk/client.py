@@ -73,6 +73,46 @@ class Client:
     def submit(self, model: str, dataset: str, spec: Mapping[str, Any], name: str = "") -> dict[str, Any]:
         return self.post("/v1/jobs", {"model": model, "dataset": dataset, "spec": spec, "name": name})
 
+    def predict(
+        self,
+        model: str,
+        dataset: str,
+        *,
+        sigma: float,
+        n: int = 1000,
+        alpha: float = 0.001,
+        noise: str = "gaussian",
+        examples: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        name: str = "",
+    ) -> list[dict[str, Any]]:
+        """What the smoothed classifier answers, one row for each example; waits until all are there.
+
+        With probability at least 1 - alpha a row's `prediction` is not a class other than the smoothed classifier's; it is None where
+        the votes did not single one out. No radius is claimed. An unchanged question gets the same answers.
+
+        Args:
+            model: id.
+            dataset: id.
+            sigma: standard deviation of the noise in each coordinate, raw-input units.
+            n: votes for each example.
+            alpha: error level of each answer.
+            noise: as in a spec.
+            examples: `start`, `stop` and `step`; all of them when None.
+            seed: another one is another question.
+            name: what to call it.
+
+        Raises:
+            ServiceError: the service refused, or it ended without all answers.
+        """
+        body = {"model": model, "dataset": dataset, "sigma": sigma, "n": n, "alpha": alpha, "noise": noise, "seed": seed, "name": name}
+        job = self.post("/v1/predictions", {**body, "examples": dict(examples or {})})
+        job = self.watch(job["id"], lambda job: None)
+        if job["state"] != "succeeded":
+            unsaid = Problem(field="", detail=f"{job['id']} {job['state']}", mend="submit it again")
+            raise ServiceError(*([Problem(**problem) for problem in job["error"]] or [unsaid]))
+        return list(self._items(f"/v1/predictions/{job['id']}"))
+
     def watch(self, job_id: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Follow a job to its end; a lost connection is waited out."""
         return self._wait(f"/v1/jobs/{job_id}", lambda job: job["state"] in ENDED, tell)
@@ -91,6 +131,15 @@ class Client:
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         found: dict[str, Any] = self._send("POST", path, json=body).json()
         return found
+
+    def _items(self, path: str) -> Iterator[dict[str, Any]]:
+        cursor = None
+        while True:
+            page = self.get(path, limit=1000, cursor=cursor)
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
 
     def _wait(self, path: str, done: Callable[[dict[str, Any]], bool], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         lost = 0

@@ -20,7 +20,7 @@ from certify.sampling.streams import Lane, Stage, Stream
 KEY = b"k" * 32
 SHAPE = (2, 4, 5)
 PINNED = {
-    "gaussian": [0.2111539989709854, -0.25678616762161255, -0.27917709946632385, 0.3367416262626648],
+    "gaussian": [-0.3956533372402191, -0.21129611134529114, 0.08453868329524994, 0.01009884662926197],
     "uniform": [-0.31185004115104675, -0.3325949013233185, 0.21674425899982452, 0.1745196431875229],
     "discrete-gaussian": [89.0, 56.0, -98.0, 79.0],
 }
@@ -134,7 +134,7 @@ def test_uniform_noise_is_uniform_and_stays_inside() -> None:
     assert sample.std() == pytest.approx(0.5, rel=0.01)
 
 
-@pytest.mark.parametrize(("elements", "expected"), [(1, 128), (256, 128), (257, 64), (784, 32), (3072, 8), (150_528, 1)])
+@pytest.mark.parametrize(("elements", "expected"), [(1, 256), (128, 256), (129, 128), (784, 32), (3072, 8), (150_528, 1)])
 def test_blocks_are_a_formula_of_the_shape(elements: int, expected: int) -> None:
     assert block_samples(elements) == expected
 

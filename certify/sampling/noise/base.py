@@ -14,7 +14,7 @@ from certify.norms import Norm
 from certify.sampling.streams import Lane, Stream
 
 Array = np.ndarray[Any, Any]
-_BLOCK_ELEMENTS, _BLOCK_SAMPLES = 2**15, 128
+_BLOCK_ELEMENTS, _BLOCK_SAMPLES = 2**15, 256
 
 
 def block_samples(elements: int) -> int:

@@ -43,6 +43,8 @@ class DiscreteGaussian(Noise):
         self._table = _table(sigma)
         # Each threshold is off by at most one unit, and so is each of the two cells beside it; the ends are never drawn beyond.
         self.slack = math.prod(shape) * (len(self._thresholds) + 2) * 2.0**-_BITS
+        # A tensor: a GPU divides by a plain number as a product with its rounded reciprocal.
+        self._levels = torch.tensor(float(LEVELS), device=device)
         self._values = np.empty(self.elements, dtype=np.float32)
         self._shaped_values = self._shaped(torch.from_numpy(self._values))
 
@@ -75,7 +77,7 @@ class DiscreteGaussian(Noise):
         out: Tensor,  # (samples, *input), float32
     ) -> None:
         torch.add(noise, x, out=out)
-        out.clamp_(LEVELS - self._extreme, self._extreme).div_(LEVELS)
+        out.clamp_(LEVELS - self._extreme, self._extreme).div_(self._levels)
 
     def radius(self, pA_lower: float, pB_upper: float) -> float:
         return l2_radius(self.sigma, pA_lower, pB_upper)

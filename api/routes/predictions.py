@@ -1,0 +1,51 @@
+"""Smoothed predictions: jobs that only predict, asked and answered in their own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastapi import APIRouter, Request, Response
+
+from api.paging import Cursor, Limit, page
+from api.schemas import AnswerOut, NewPrediction, PredictionOut, PredictionPageOut
+from api.security import Conf, Db, TenantId
+from certify.errors import InputError
+from certify.question import in_own_words, is_prediction, prediction_spec
+from storage import jobs, results
+from storage.errors import NotFound
+
+router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
+
+
+@router.post("", status_code=202, responses={200: {"description": "an unchanged question: the prediction that already answers it"}})
+def create_prediction(body: NewPrediction, response: Response, db: Db, conf: Conf, tenant: TenantId) -> PredictionOut:
+    """Ask for the smoothed classifier's answers at the inputs themselves. It is a job: `/v1/jobs/{id}` cancels it and has its report."""
+    with _own_words():
+        spec = prediction_spec(**body.model_dump(exclude={"model", "dataset", "name"}))
+        job, new = jobs.create_job(db, tenant, model_id=body.model, dataset_id=body.dataset, spec=spec, secret=conf.secret, name=body.name)
+    response.status_code = 202 if new else 200
+    response.headers["Location"] = f"/v1/predictions/{job.id}"
+    response.headers["Retry-After"] = "2"
+    return PredictionOut.of(job, reused=not new)
+
+
+@router.get("/{job_id}")
+def get_prediction(
+    job_id: str, request: Request, response: Response, db: Db, tenant: TenantId, limit: Limit = 100, cursor: Cursor = None
+) -> PredictionPageOut:
+    """How far it is, and a page of the answers there are so far, by example."""
+    job = jobs.get_job(db, tenant, job_id)
+    if not is_prediction(job.spec):
+        raise NotFound.at("prediction", f"{job.id} is a job that does not only predict", f"see GET /v1/jobs/{job.id}/results")
+    found = page(results.list_certificates(db, tenant, job_id, limit=limit, cursor=cursor), AnswerOut.of, request, response)
+    return PredictionPageOut(**vars(PredictionOut.of(job)), items=found.items, next_cursor=found.next_cursor)
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Errors name the fields of the body, which has no certifiers."""
+    try:
+        yield
+    except InputError as error:
+        raise in_own_words(error) from None

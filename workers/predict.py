@@ -1,0 +1,82 @@
+"""Smoothed predictions in one process, without service, Ray or database: `python -m workers.predict ...`, behind `assay predict`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import get_args
+
+from certify.certificate import Certificate
+from certify.errors import InputError
+from certify.exit_codes import Exit
+from certify.question import in_own_words, prediction_spec
+from certify.rounding import show_share
+from certify.spec import PredictSpec, Spec
+from certify.verdict import Verdict
+from workers.command import Parser, answered
+from workers.local import add_inputs, add_outputs, answer
+
+_FIELDS = PredictSpec.model_fields
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    return answered(lambda: _predict(options))
+
+
+def _predict(options: argparse.Namespace) -> int:
+    spec = _spec(options)
+    try:
+        certificates = answer(spec, options, "predicted")
+    except InputError as error:
+        raise in_own_words(error) from None
+    _summary(options, certificates)
+    return _exit(certificates)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="assay predict", description="What the smoothed classifier answers at each input itself; no radius is claimed.")
+    add_inputs(parser)
+    parser.add_argument("--sigma", required=True, type=float, help="standard deviation of the noise, raw-input units")
+    parser.add_argument("--n", type=int, default=_FIELDS["n"].default, help="votes for each example (%(default)s)")
+    parser.add_argument("--alpha", type=float, default=_FIELDS["alpha"].default, help="error level of each answer (%(default)s)")
+    parser.add_argument("--noise", choices=get_args(_FIELDS["noise"].annotation), default=_FIELDS["noise"].default)
+    parser.add_argument("--seed", type=int, default=0, help="public: whoever knows it can repeat the noise (%(default)s)")
+    parser.add_argument("--start", type=int, default=0, help="first example (%(default)s)")
+    parser.add_argument("--stop", type=int, help="the example to stop before")
+    parser.add_argument("--step", type=int, default=1, help="every how many examples (%(default)s)")
+    add_outputs(parser, "predictions.jsonl")
+    return parser
+
+
+def _spec(options: argparse.Namespace) -> Spec:
+    examples = {"start": options.start, "stop": options.stop, "step": options.step}
+    settings = {"sigma": options.sigma, "n": options.n, "alpha": options.alpha, "noise": options.noise}
+    return prediction_spec(examples=examples, seed=options.seed, **settings).with_noise_key("public-seed")
+
+
+def _summary(options: argparse.Namespace, certificates: Sequence[Certificate]) -> None:
+    count, correct = len(certificates), sum(c.correct for c in certificates)
+    abstained = _count(certificates, Verdict.ABSTAINED)
+    sys.stderr.write(
+        f"\npredict ({options.noise}, sigma {options.sigma:g}), statement {certificates[0].statement}: {count} examples,"
+        f" each answer at alpha {options.alpha:g}\n"
+        f"  smoothed accuracy {show_share(correct / count)} ({correct} of {count})\n"
+        f"  abstained {show_share(abstained / count)} ({abstained} of {count})\n"
+        "  no radius is claimed\n"
+    )
+
+
+def _exit(certificates: Sequence[Certificate]) -> Exit:
+    if _count(certificates, Verdict.ERROR):
+        return Exit.ERROR
+    return Exit.UNKNOWN if _count(certificates, Verdict.ABSTAINED) else Exit.DONE
+
+
+def _count(certificates: Sequence[Certificate], verdict: Verdict) -> int:
+    return sum(certificate.verdict is verdict for certificate in certificates)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

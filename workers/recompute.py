@@ -1,0 +1,172 @@
+"""Radii from stored votes at another alpha, bound or error rate: `python -m workers.recompute ...`, behind `assay recompute`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from certify.certificate import Certificate
+from certify.curves import accuracy_at
+from certify.errors import InputError, problems_of
+from certify.exit_codes import Exit, Requirement, check_gates
+from certify.recompute import check_alpha, recomputable, recompute
+from certify.rounding import show_radius, show_share
+from certify.verdict import Verdict
+from workers.command import Parser, answered, read_file, whole_file, wrong
+
+_SHOWN_RADII = 6
+_AS_WRITTEN = "use the lines as assay certify --out or assay job results wrote them"
+
+Pairs = list[tuple[Certificate, Certificate]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    return answered(lambda: _recompute(options))
+
+
+def _recompute(options: argparse.Namespace) -> int:
+    requirements = [Requirement.parse(text) for text in options.require]
+    _check_options(options)
+    before = _read(read_file(options.results, "results"))
+    after = _recomputed(before, options)
+    with whole_file(Path(options.out)) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines(certificate.line() + "\n" for certificate in after)
+    groups = _by_certifier([(old, new) for (_, old), new in zip(before, after, strict=True)])
+    for pairs in groups:
+        _summary(pairs)
+    return _code(requirements, groups)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="assay recompute",
+        description="Radii from stored votes at another alpha, bound or error rate; no model, no sampling. The result is exploratory.",
+    )
+    parser.add_argument("--results", required=True, metavar="results.jsonl", help="from assay certify --out or assay job results")
+    parser.add_argument("--out", required=True, metavar="new.jsonl")
+    parser.add_argument("--alpha", type=float, help="error level, before it is divided among certificates that share it")
+    parser.add_argument("--bound", choices=["one-sided", "top-two"])
+    parser.add_argument("--error-rate", choices=["per-example", "family-wise"])
+    parser.add_argument("--require", action="append", default=[], metavar="SHARE@RADIUS", help="a gate on certified accuracy")
+    return parser
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if options.alpha is None and options.bound is None and options.error_rate is None:
+        raise wrong("alpha", "nothing to change was given", "give --alpha, --bound or --error-rate")
+    check_alpha(options.alpha)
+    if Path(options.out).resolve() == Path(options.results).resolve():
+        raise wrong("out", "is the file of the results, which would be lost", "write to another file")
+
+
+def _read(data: bytes) -> list[tuple[int, Certificate]]:
+    """Line numbers and certificates of one job."""
+    rows = [(number, _certificate(line, number)) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
+    if not rows:
+        raise wrong("results", "the file has no certificate", _AS_WRITTEN)
+    _check_one_job(rows)
+    return rows
+
+
+def _certificate(line: bytes, number: int) -> Certificate:
+    try:
+        return Certificate.model_validate_json(line)
+    except ValidationError as error:
+        found = problems_of(error)[0]
+        where = f"{found.field}: {found.detail}" if found.field else found.detail
+        raise wrong("results", f"line {number} is no certificate ({where})", _AS_WRITTEN) from None
+
+
+def _check_one_job(rows: Sequence[tuple[int, Certificate]]) -> None:
+    """Certificates share an alpha within one job only, and a curve over two jobs would be nobody's."""
+    seen: dict[tuple[int, int], int] = {}
+    first = _job(rows[0][1])
+    for number, row in rows:
+        if _job(row) != first:
+            detail = f"line {number} is of another model, dataset or spec than line {rows[0][0]}"
+            raise wrong("results", detail, "give one job at a time")
+        place = (row.certifier, row.example)
+        if place in seen:
+            detail = f"line {number} repeats certifier {row.certifier}, example {row.example} of line {seen[place]}"
+            raise wrong("results", detail, "give one job at a time")
+        seen[place] = number
+
+
+def _job(row: Certificate) -> tuple[str, str, str]:
+    return row.provenance.model, row.provenance.dataset, row.provenance.spec
+
+
+def _recomputed(rows: Sequence[tuple[int, Certificate]], options: argparse.Namespace) -> list[Certificate]:
+    family = sum(row.alpha is not None for _, row in rows)
+    found = []
+    for number, row in rows:
+        try:
+            found.append(recompute(row, alpha=options.alpha, bound=options.bound, error_rate=options.error_rate, family=family))
+        except InputError as error:
+            problem = error.problems[0]
+            raise wrong("results", f"line {number}: {problem.field}: {problem.detail}", problem.mend) from None
+    return found
+
+
+def _by_certifier(pairs: Pairs) -> list[Pairs]:
+    groups: dict[int, Pairs] = {}
+    for pair in pairs:
+        groups.setdefault(pair[0].certifier, []).append(pair)
+    return [groups[index] for index in sorted(groups)]
+
+
+def _summary(pairs: Pairs) -> None:
+    first, changed = pairs[0][0], _changed(pairs)
+    title = f"\ncertifier {first.certifier}, {first.kind} ({first.norm}): "
+    if not changed:
+        sys.stderr.write(f"{title}nothing to recompute, {len(pairs)} certificates kept as they are\n")
+        return
+    old, new = changed[0]
+    kept = f", {len(pairs) - len(changed)} without votes kept" if len(changed) < len(pairs) else ""
+    sys.stderr.write(f"{title}{len(changed)} certificates recomputed{kept}; exploratory, statement {new.statement}\n")
+    sys.stderr.write(f"  alpha of each {old.alpha:g} -> {new.alpha:g}, bound {_bound(old)} -> {_bound(new)}\n")
+    for name, *cells in _table(pairs):
+        sys.stderr.write(f"  {name:<26}" + "".join(f"{cell:>10}" for cell in cells) + "\n")
+
+
+def _changed(pairs: Pairs) -> Pairs:
+    return [pair for pair in pairs if recomputable(pair[0])]
+
+
+def _bound(certificate: Certificate) -> str:
+    return str(getattr(certificate.evidence, "bound", ""))
+
+
+def _table(pairs: Pairs) -> Iterator[tuple[str, ...]]:
+    old, new = [before for before, _ in pairs], [after for _, after in pairs]
+    largest = max(row.radius for row in (*old, *new))
+    radii = [float(show_radius(largest * i / _SHOWN_RADII)) for i in range(_SHOWN_RADII)] if largest > 0 else [0.0]
+    yield "certified accuracy at", *(show_radius(radius) for radius in radii)
+    yield "before", *(show_share(accuracy_at(old, radius)) for radius in radii)
+    yield "recomputed (exploratory)", *(show_share(accuracy_at(new, radius)) for radius in radii)
+
+
+def _code(requirements: Sequence[Requirement], groups: Sequence[Pairs]) -> Exit:
+    """As `assay certify` answers; what its spec asked is not in the results, so that without a gate every answer is done."""
+    passed = [_gate(requirement, pairs) for requirement in requirements for pairs in groups]
+    verdicts = {new.verdict for pairs in groups for _, new in pairs}
+    if Verdict.ERROR in verdicts:
+        return Exit.ERROR
+    if requirements:
+        return Exit.DONE if all(passed) else Exit.REFUTED
+    return Exit.TIMEOUT if Verdict.TIMEOUT in verdicts else Exit.DONE
+
+
+def _gate(requirement: Requirement, pairs: Pairs) -> bool:
+    [gate] = check_gates([requirement], [new for _, new in pairs])
+    sys.stderr.write(f"{'exploratory: ' if _changed(pairs) else ''}{gate.sentence}\n")
+    return gate.passed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
