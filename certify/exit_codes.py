@@ -12,6 +12,8 @@ from certify.rounding import show_share
 from certify.spec import BoundsSpec, CertifierSpec, SmoothingSpec, Spec, SplittingSpec
 from certify.verdict import Verdict
 
+PREDICT = "predict"
+
 
 class Exit(IntEnum):
     """Process exit codes; the strongest of 4 > 3 > 1 > 2 > 0 wins."""
@@ -69,16 +71,18 @@ def exit_code(spec: Spec, certificates: Sequence[Certificate]) -> Exit:
     """The strongest of 4 > 3 > 1 > 2 > 0 over all certificates.
 
     With `epsilon` or `radii` the code speaks of correctly classified examples at those radii. A certifier that only searches the
-    largest radius is done when every example has an answer, abstained and unknown included.
+    largest radius is done when every example has an answer, abstained and unknown included; a prediction that was withheld is unknown.
     """
     codes = {_code(spec, certificate) for certificate in certificates}
     return next((code for code in _STRENGTH if code in codes), Exit.DONE)
 
 
 def check_gates(requirements: Iterable[Requirement], certificates: Sequence[Certificate]) -> list[GateResult]:
-    """Every requirement against every certifier, on all its examples; errors and abstentions count as not certified."""
+    """Every requirement against every certifier that claims radii, on all its examples; errors and abstentions count as not certified."""
     by_certifier: dict[int, list[Certificate]] = {}
     for certificate in certificates:
+        if certificate.kind == PREDICT:
+            continue  # it speaks of the inputs themselves: neither a pass nor a failure at any radius
         by_certifier.setdefault(certificate.certifier, []).append(certificate)
     return [_gate(requirement, index, rows) for requirement in requirements for index, rows in sorted(by_certifier.items())]
 
@@ -100,6 +104,8 @@ def _code(spec: Spec, certificate: Certificate) -> Exit:
         return code
     certifier = spec.certifiers[certificate.certifier]
     asked = _asked(certifier)
+    if certifier.kind == PREDICT:
+        return code
     if asked is None:
         return Exit.DONE
     if certificate.verdict is Verdict.CERTIFIED:

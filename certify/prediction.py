@@ -125,6 +125,10 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
     def alpha(self) -> float:
         return self.spec.alpha
 
+    @property
+    def least(self) -> int:
+        return self.spec.n
+
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
         for position, counts in self.votes(examples, range(len(examples)), Stage.PREDICTION, 0, self.spec.n).items():
             yield position, self.broken() if counts is None else self._outcome(counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from certify.norms import Norm
+from certify.rounding import show_radius
 from certify.spec import Frozen
 from certify.verdict import Verdict
 
@@ -50,6 +51,22 @@ class CertifierReport(Frozen):
     largest_radius: float | None
     at_cap: int
     note: str
+
+    @property
+    def title(self) -> str:
+        """Kind, settings and, where radii are claimed, norm."""
+        parts = [self.kind, self.method or "", f"{self.noise} noise" if self.noise else ""]
+        parts += [f"sigma {self.sigma:g}" if self.sigma else "", f"{self.bound} bound" if self.bound else ""]
+        return " ".join(part for part in parts if part) + (f" ({self.norm})" if self.reaches else "")
+
+    def shown(self, count: int) -> list[tuple[str, CurvePoint]]:
+        """The decided radii, or `count` evenly spaced ones, as text, each with the point of the curve that holds there."""
+        if self.radii is not None:
+            return [(repr(point.radius), point) for point in self.curve]
+        reach = self.curve[-1].radius
+        texts = [show_radius(reach * i / (count - 1)) for i in range(count)] if reach > 0 else [show_radius(0.0)]
+        # Between two steps of a curve the value of the right one holds.
+        return [(text, next(point for point in self.curve if point.radius >= float(text))) for text in texts]
 
     @property
     def reaches(self) -> bool:

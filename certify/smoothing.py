@@ -54,6 +54,10 @@ class SmoothingCertifier(SamplingCertifier[SmoothingSpec]):
         # Rounded down: N certificates at this level must not spend more than the alpha they share.
         return step_down(self.spec.alpha_each(self.run.plan.family))
 
+    @property
+    def least(self) -> int:
+        return self.spec.looks[0]
+
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
         selection = self.votes(examples, range(len(examples)), Stage.SELECTION, 0, self.spec.n0)
         cases = []

@@ -39,6 +39,10 @@ class SplittingCertifier(SamplingCertifier[SplittingSpec]):
     def noise(self) -> Splitting:
         return Splitting(self.spec.sigma, self.spec.levels, self._template, self.run.device)
 
+    @property
+    def least(self) -> int:
+        return self.spec.levels
+
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
         for position, counts in self.votes(examples, range(len(examples)), Stage.PREDICTION, 0, self.spec.levels).items():
             yield position, self.broken() if counts is None else self._outcome(counts)

@@ -11,7 +11,7 @@ from certify.errors import InputError, Problem
 from certify.model import Examples, Model
 from certify.registry import CERTIFIERS
 from certify.rounding import radius_down
-from certify.run import PUBLIC_SEED, Run, commitment
+from certify.run import PUBLIC_SEED, Run, commitment, public_key
 from certify.spec import Spec
 from certify.verdict import Verdict
 
@@ -73,7 +73,8 @@ def _check(model: Model, examples: Examples) -> None:
 
 def _provenance(certifier: Certifier[Any], spec: Spec) -> Provenance:
     run = certifier.run
-    origin = PUBLIC_SEED if spec.noise_key != "service" else f"service:{commitment(run.noise_key)}"
+    # By the key itself: a label must not promise a secret that anyone can derive.
+    origin = PUBLIC_SEED if run.noise_key == public_key(spec) else f"service:{commitment(run.noise_key)}"
     return run.provenance.model_copy(
         update={
             "noise_key": origin if certifier.spec.stochastic else None,

@@ -13,12 +13,12 @@ import torch
 
 from certify import Examples, Model, certify
 from certify.certificate import Certificate, Provenance, Versions
-from certify.curves import accuracy_at
+from certify.curves import report
 from certify.errors import SpecError
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
 from certify.facts import check
-from certify.rounding import show_radius, show_share
-from certify.run import Run, public_key
+from certify.rounding import show_share
+from certify.run import Progress, Run, public_key
 from certify.spec import Spec, parse_spec
 from workers.agreement import check_agreement
 from workers.command import Parser, answered, read_file, whole_file, wrong
@@ -69,15 +69,19 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
     check_agreement(model, model_bytes)
     rows = spec.examples.indices(found.count)
     plan, _ = plan_job(spec, facts, found, device)
+    pace = _Pace(len(rows), len(spec.certifiers), verb)
     run = Run(
         plan=plan,
         noise_key=public_key(spec),
         provenance=_provenance(model, dataset_bytes, spec, device),
         now=time.monotonic,
         device=device,
+        on_progress=pace.tell,
     )
     examples = Examples(tuple(rows), dataset.x[list(rows)], dataset.y[list(rows)])
-    return _write(Path(options.out), _reported(certify(model, examples, spec, run), len(rows) * len(spec.certifiers), verb))
+    certificates = _write(Path(options.out), certify(model, examples, spec, run))
+    pace.close()
+    return certificates
 
 
 def add_inputs(command: argparse.ArgumentParser) -> None:
@@ -154,35 +158,40 @@ def _write(path: Path, certificates: Iterator[Certificate]) -> list[Certificate]
     return kept
 
 
-def _reported(certificates: Iterator[Certificate], total: int, verb: str) -> Iterator[Certificate]:
-    """Passes certificates on and says on stderr how fast they come and how long the rest will take."""
-    started = last = time.monotonic()
-    for done, certificate in enumerate(certificates, start=1):
-        yield certificate
-        now = time.monotonic()
-        if now - last >= 1.0 or done == total:
-            last, rate = now, done / max(now - started, 1e-9)
-            line = f"{verb} {done} of {total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left"
-            sys.stderr.write(f"\r{line:<70}" if sys.stderr.isatty() else f"{line}\n")
-            sys.stderr.flush()
-    if sys.stderr.isatty():
-        sys.stderr.write("\n")
+class _Pace:
+    """Says on stderr how far the run is, how fast it goes and how long the rest will take."""
+
+    def __init__(self, examples: int, certifiers: int, verb: str) -> None:
+        self._examples, self._total, self._verb = examples, examples * certifiers, verb
+        self._started = self._last = time.monotonic()
+
+    def tell(self, progress: Progress) -> None:
+        done, now = progress.certifier * self._examples + progress.examples, time.monotonic()
+        if now - self._last < 1.0 and done < self._total:
+            return
+        self._last, elapsed = now, max(now - self._started, 1e-9)
+        line = f"{self._verb} {done} of {self._total}"
+        if progress.samples:
+            line += f", {progress.samples:,} noisy copies"
+        if done:
+            line += f", {done / elapsed:.1f} a second, {(self._total - done) * elapsed / done:.0f} s left"
+        sys.stderr.write(f"\r{line:<90}" if sys.stderr.isatty() else f"{line}\n")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")
 
 
 def _summary(spec: Spec, certificates: Sequence[Certificate]) -> None:
-    for index, certifier in enumerate(spec.certifiers):
-        rows = [c for c in certificates if c.certifier == index]
-        correct = sum(c.correct for c in rows) / len(rows)
+    for found in report(certificates, spec).certifiers:
         sys.stderr.write(
-            f"\n{certifier.kind} ({certifier.norm}), statement {rows[0].statement}: {len(rows)} examples, correct {show_share(correct)}\n"
+            f"\n{found.title}, statement {found.statement}: {found.examples} examples, correct {show_share(found.clean_accuracy)}\n"
         )
-        for radius in _radii(rows):
-            sys.stderr.write(f"  certified accuracy at {show_radius(radius)}: {show_share(accuracy_at(rows, radius))}\n")
-
-
-def _radii(rows: Sequence[Certificate]) -> list[float]:
-    largest = max(c.radius for c in rows)
-    return [float(show_radius(largest * i / _SHOWN_RADII)) for i in range(_SHOWN_RADII)] if largest > 0 else [0.0]
+        for radius, point in found.shown(_SHOWN_RADII) if found.reaches else ():
+            sys.stderr.write(f"  certified accuracy at {radius}: {show_share(point.certified_accuracy)}\n")
+        if found.note:
+            sys.stderr.write(f"  {found.note}\n")
 
 
 if __name__ == "__main__":

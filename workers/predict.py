@@ -9,7 +9,7 @@ from typing import get_args
 
 from certify.certificate import Certificate
 from certify.errors import InputError
-from certify.exit_codes import Exit
+from certify.exit_codes import exit_code
 from certify.question import in_own_words, prediction_spec
 from certify.rounding import show_share
 from certify.spec import PredictSpec, Spec
@@ -32,7 +32,7 @@ def _predict(options: argparse.Namespace) -> int:
     except InputError as error:
         raise in_own_words(error) from None
     _summary(options, certificates)
-    return _exit(certificates)
+    return exit_code(spec, certificates)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def _spec(options: argparse.Namespace) -> Spec:
 
 def _summary(options: argparse.Namespace, certificates: Sequence[Certificate]) -> None:
     count, correct = len(certificates), sum(c.correct for c in certificates)
-    abstained = _count(certificates, Verdict.ABSTAINED)
+    abstained = sum(c.verdict is Verdict.ABSTAINED for c in certificates)
     sys.stderr.write(
         f"\npredict ({options.noise}, sigma {options.sigma:g}), statement {certificates[0].statement}: {count} examples,"
         f" each answer at alpha {options.alpha:g}\n"
@@ -66,16 +66,6 @@ def _summary(options: argparse.Namespace, certificates: Sequence[Certificate]) -
         f"  abstained {show_share(abstained / count)} ({abstained} of {count})\n"
         "  no radius is claimed\n"
     )
-
-
-def _exit(certificates: Sequence[Certificate]) -> Exit:
-    if _count(certificates, Verdict.ERROR):
-        return Exit.ERROR
-    return Exit.UNKNOWN if _count(certificates, Verdict.ABSTAINED) else Exit.DONE
-
-
-def _count(certificates: Sequence[Certificate], verdict: Verdict) -> int:
-    return sum(certificate.verdict is verdict for certificate in certificates)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from certify.certificate import Certificate
 from certify.errors import ModelRejected, Problem
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
 from certify.report import CertifierReport, Report
-from certify.rounding import show_radius, show_share
+from certify.rounding import show_share
 from certify.spec import parse_spec
 
 model_app = typer.Typer(no_args_is_help=True, help="Models by name and version: ONNX files, or torch modules exported here.")
@@ -293,9 +293,7 @@ def _ended(service: Client, job: dict[str, Any], gates: list[Requirement]) -> in
 
 def _show_report(found: Report) -> None:
     for certifier in found.certifiers:
-        setting = certifier.method or f"sigma {certifier.sigma:g}"
-        norm = f", {certifier.norm}" if certifier.reaches else ""
-        title = f"{certifier.kind} {setting}{norm}, statement {certifier.statement}: {certifier.examples} examples"
+        title = f"{certifier.title}, statement {certifier.statement}: {certifier.examples} examples"
         if certifier.reaches:
             _show_curve(certifier, title)
         else:
@@ -308,10 +306,10 @@ def _show_report(found: Report) -> None:
 
 
 def _show_curve(certifier: CertifierReport, title: str) -> None:
-    reach = certifier.curve[-1].radius
-    radii = [float(show_radius(reach * i / (_RADII - 1))) for i in range(_RADII)] if reach > 0 else [0.0]
-    shares = [show_share(next(p for p in certifier.curve if p.radius >= radius).certified_accuracy) for radius in radii]
-    show_table(("radius", *(show_radius(radius) for radius in radii)), [("certified accuracy", *shares)], title)
+    radii, points = zip(*certifier.shown(_RADII), strict=True)
+    show_table(("radius", *radii), [("certified accuracy", *(show_share(p.certified_accuracy) for p in points))], title)
+    if certifier.note:
+        out.print(certifier.note, markup=False, highlight=False)
 
 
 def _spec(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from api.pages.svg import COLOURS, Series, chart
-from certify.report import CertifierReport, CurvePoint, Report
+from certify.report import CertifierReport, Report
 from certify.rounding import show_radius, show_share
 from certify.verdict import Verdict
 from storage.records import Dataset, Job, Model
@@ -89,7 +89,7 @@ def _section(report: CertifierReport) -> dict[str, Any]:
     return {
         "report": report,
         "norm": str(report.norm),
-        "title": _title(report),
+        "title": report.title,
         "statement": explained(report.statement),
         "rows": table(report),
         "abstained": report.verdicts.get(Verdict.ABSTAINED, 0) / report.examples,
@@ -103,12 +103,6 @@ def _meaning(report: CertifierReport, verdict: Verdict) -> str:
     return verdict.sentence
 
 
-def _title(report: CertifierReport) -> str:
-    parts = [report.kind, report.method or "", f"{report.noise} noise" if report.noise else ""]
-    parts += [f"sigma {report.sigma:g}" if report.sigma else "", f"{report.bound} bound" if report.bound else ""]
-    return " ".join([*filter(None, parts), *([f"({report.norm})"] if report.reaches else [])])
-
-
 def explained(statement: str) -> str:
     """A statement in words, one sentence more for each suffix; a name with any part that is not known stays a bare name."""
     name, more = statement, ""
@@ -119,21 +113,5 @@ def explained(statement: str) -> str:
 
 
 def table(report: CertifierReport) -> list[tuple[str, str, str, str]]:
-    """Certified accuracy at the decided radii, or at a few evenly spaced ones: radius, share, and its band.
-
-    Values between two steps of a curve belong to the right one.
-    """
-    if report.radii is not None:
-        return [_row(_shown(point.radius), point) for point in report.curve]
-    reach = report.curve[-1].radius
-    radii = [float(show_radius(reach * i / (_ROWS - 1))) for i in range(_ROWS)] if reach > 0 else [0.0]
-    return [_row(show_radius(radius), next(p for p in report.curve if p.radius >= radius)) for radius in radii]
-
-
-def _row(radius: str, point: CurvePoint) -> tuple[str, str, str, str]:
-    return radius, show_share(point.certified_accuracy), show_share(point.low), show_share(point.high)
-
-
-def _shown(radius: float) -> str:
-    """A radius that was asked for, in the shortest form that reads back the same."""
-    return repr(radius)
+    """Certified accuracy at a few radii: radius, share, and its band."""
+    return [(text, show_share(p.certified_accuracy), show_share(p.low), show_share(p.high)) for text, p in report.shown(_ROWS)]

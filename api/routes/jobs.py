@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -12,7 +14,7 @@ from api.paging import Cursor, Limit, page
 from api.schemas import JobOut, NewJob, PageOut
 from api.security import Conf, Db, TenantId
 from certify.certificate import Certificate
-from certify.errors import Problem, SpecError
+from certify.errors import InputError, SpecError
 from certify.spec import Spec, parse_spec
 from storage import jobs, results
 from storage.records import JobState
@@ -25,7 +27,8 @@ NDJSON = "application/x-ndjson"
 def create_job(body: NewJob, response: Response, db: Db, conf: Conf, tenant: TenantId) -> JobOut:
     """Submit a job. The spec is checked against the model and the dataset before anything is queued."""
     spec = _spec(body)
-    job, new = jobs.create_job(db, tenant, model_id=body.model, dataset_id=body.dataset, spec=spec, secret=conf.secret, name=body.name)
+    with _fields_of_the_body():
+        job, new = jobs.create_job(db, tenant, model_id=body.model, dataset_id=body.dataset, spec=spec, secret=conf.secret, name=body.name)
     response.status_code = 202 if new else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = "2"
@@ -79,6 +82,15 @@ def _spec(body: NewJob) -> Spec:
     try:
         return parse_spec(body.spec)
     except SpecError as error:
-        raise SpecError(
-            *(Problem(field=f"spec.{p.field}" if p.field else "spec", detail=p.detail, mend=p.mend) for p in error.problems)
-        ) from None
+        raise SpecError(*(replace(p, field=f"spec.{p.field}" if p.field else "spec") for p in error.problems)) from None
+
+
+@contextmanager
+def _fields_of_the_body() -> Iterator[None]:
+    """What is found about the spec after it was read is named as in the body too."""
+    try:
+        yield
+    except InputError as error:
+        inside = (p.field.partition(".")[0] in Spec.model_fields for p in error.problems)
+        named = (replace(p, field=f"spec.{p.field}") if spec else p for p, spec in zip(error.problems, inside, strict=True))
+        raise type(error)(*named) from None

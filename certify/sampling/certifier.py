@@ -21,8 +21,9 @@ from certify.spec import VotingSpec
 from certify.verdict import Verdict
 
 N = TypeVar("N", bound=VotingSpec)
-# Examples that are sampled together; all of a shard, part of a long run in one process.
-GROUP = 256
+# Examples are sampled together in groups: enough to fill this many batches at a first look, so that little is padding, and no more, so
+# that outcomes come as early as they can.
+_BATCHES, _GROUP = 64, 256
 
 
 class SamplingCertifier(Certifier[N]):
@@ -38,6 +39,11 @@ class SamplingCertifier(Certifier[N]):
     def batch_size(self) -> int:
         return self._batch_size
 
+    @property
+    @abstractmethod
+    def least(self) -> int:
+        """Samples that every example needs at least."""
+
     @abstractmethod
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
         """One (position, outcome) for each example, in any order."""
@@ -45,8 +51,9 @@ class SamplingCertifier(Certifier[N]):
     def outcomes(self, examples: Examples) -> Iterator[Outcome]:
         self._batch_size = self.run.plan.batch_sizes[self.index]
         self._samples, self._answered = 0, 0
-        for first in range(0, len(examples), GROUP):
-            yield from self._group(examples.part(first, first + GROUP))
+        size = min(_GROUP, -(-_BATCHES * self._batch_size // self.least))
+        for first in range(0, len(examples), size):
+            yield from self._group(examples.part(first, first + size))
 
     def _group(self, examples: Examples) -> list[Outcome]:
         """All outcomes of a group, in order; out of memory, it starts again from its first sample with half the batch."""

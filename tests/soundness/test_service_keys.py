@@ -27,6 +27,7 @@ from certify.verdict import Verdict
 from storage.database import Database
 from storage.records import Job, JobState
 from tests.support.files import npz
+from tests.support.linear import LinearTruth
 from tests.support.onnx_models import model_bytes, node
 from tests.support.runs import run_for
 from tests.support.service import SECRET, Service, drive, plain
@@ -208,3 +209,12 @@ def test_the_noise_follows_from_the_secret_and_the_question(tmp_path: Path) -> N
     assert np.array_equal(noise_of(again, SECRET), noise)
     for other in (noise_of(job_of("3.db", b"t" * 32), b"t" * 32), noise_of(job_of("4.db", SECRET, seed=1), SECRET)):
         assert abs(np.corrcoef(noise, other)[0, 1]) < 5 / math.sqrt(noise.size)
+
+
+def test_the_label_follows_the_key_and_not_the_wish() -> None:
+    truth = LinearTruth.random(6, 4, seed=7)
+    model, examples = truth.model(), truth.examples(1, seed=1)
+    spec = parse_spec({"noise_key": "service", "certifiers": [{"kind": "smoothing", "sigma": 0.25, "n": 100}]})
+    for key, label in ((public_key(spec), "public-seed"), (b"k" * 32, f"service:{commitment(b'k' * 32)}")):
+        [certificate] = certify(model, examples, spec, run_for(spec, model, 1, noise_key=key))
+        assert certificate.provenance.noise_key == label

@@ -20,6 +20,8 @@ from certify.sampling.streams import Lane, Stream
 LEVELS = 255
 _BITS, _CELL_BITS = 63, 16
 _LOW_BITS = _BITS - _CELL_BITS
+# Every usual way to divide by 255 in float32 stays within 2^-24.
+_OFF_GRID = 2.0**-23
 
 
 class DiscreteGaussian(Noise):
@@ -92,7 +94,7 @@ def on_grid(
 ) -> bool:
     """Whether all values are k / 255, k from 0 to 255, as far as float32 can say."""
     levels = (x * LEVELS).round()
-    return bool(((levels / LEVELS - x).abs() <= 1e-6).all()) and bool(((levels >= 0) & (levels <= LEVELS)).all())
+    return bool(((levels / LEVELS - x).abs() <= _OFF_GRID).all()) and bool(((levels >= 0) & (levels <= LEVELS)).all())
 
 
 def grid_levels(
@@ -123,8 +125,9 @@ def thresholds(sigma: float) -> Array:
     with mpmath.workprec(2 * _BITS):
         scale = 1 / (2 * LEVELS * mpmath.mpf(sigma))
         for i in range(extreme(sigma)):
-            tail = mpmath.ncdf(-(2 * i + 1) * scale) * 2**_BITS
-            half.append(int(mpmath.nint(tail)))
+            z = (2 * i + 1) * scale
+            # Beyond 10 nothing is left of 2^63, and mpmath gives up far beyond.
+            half.append(int(mpmath.nint(mpmath.ncdf(-z) * 2**_BITS)) if z < 10 else 0)
             if half[-1] == 0:
                 break
     half += [0] * (extreme(sigma) - len(half))
