@@ -24,5 +24,5 @@ def shares(looks: int) -> tuple[float, ...]:
     """
     if looks == 1:
         return (1.0,)
-    early = (1.0 - LAST_SHARE) / (looks - 1)
+    early = math.nextafter((1.0 - LAST_SHARE) / (looks - 1), 0.0)  # so that the sum is at most 1 exactly
     return (*(early,) * (looks - 1), LAST_SHARE)

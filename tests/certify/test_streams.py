@@ -143,3 +143,12 @@ def test_blocks_are_a_formula_of_the_shape(elements: int, expected: int) -> None
 def test_batch_size_is_a_formula_of_shapes(elements: int, expected: int) -> None:
     assert default_batch_size(3, elements, "cpu") == expected
     assert default_batch_size(3, elements, "cuda:0") >= expected
+
+
+def test_a_device_transforms_the_same_bits_to_the_same_noise() -> None:
+    """Another device runs torch's functions on the same bits: equal up to their last places (here they run on the CPU)."""
+    ours, theirs = NOISES["gaussian"](0.25, (3, 17), "cpu"), NOISES["gaussian"](0.25, (3, 17), "cpu")
+    theirs._xp = torch
+    theirs._length, theirs._angle, theirs._values = (torch.from_numpy(v) for v in (theirs._length, theirs._angle, theirs._values))
+    for block in range(3):
+        assert torch.allclose(theirs.draw(stream(), block), ours.draw(stream(), block), rtol=0, atol=1e-6)
