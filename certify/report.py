@@ -57,7 +57,10 @@ class CertifierReport(Frozen):
         """Kind, settings and, where radii are claimed, norm."""
         parts = [self.kind, self.method or "", f"{self.noise} noise" if self.noise else ""]
         parts += [f"sigma {self.sigma:g}" if self.sigma else "", f"{self.bound} bound" if self.bound else ""]
-        return " ".join(part for part in parts if part) + (f" ({self.norm})" if self.reaches else "")
+        decided = (
+            "" if self.radii is None or not self.reaches else f", decided at {len(self.radii)} radi{'us' if len(self.radii) == 1 else 'i'}"
+        )
+        return " ".join(part for part in parts if part) + (f" ({self.norm})" if self.reaches else "") + decided
 
     def shown(self, count: int) -> list[tuple[str, CurvePoint]]:
         """The decided radii, or `count` evenly spaced ones, as text, each with the point of the curve that holds there."""

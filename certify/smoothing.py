@@ -114,6 +114,9 @@ class SmoothingCertifier(SamplingCertifier[SmoothingSpec]):
         radius = radius_from(self.noise, self.spec.norm, self._dimension, found)
         if radius <= 0.0:
             reason = too_few(case.top, case.looks[-1], found, self.spec.bound, self.alpha)
+            if case.looks[-1].n < self.spec.n:
+                what = "any radius that was asked" if self.spec.radii else "any radius"
+                reason += f" It stopped early: the other {self.spec.n - case.looks[-1].n} samples were not likely to prove {what}."
             return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=reason, evidence=evidence)
         return Outcome(prediction=case.top, verdict=Verdict.CERTIFIED, radius=radius, evidence=evidence)
 

@@ -11,7 +11,10 @@ def model_facts(model: Model) -> ModelFacts:
     """Facts of a model, for the API to validate specs against."""
     graph = model.graph
     # Votes need nothing of a model but its answers.
-    voting = (Support(kind=kind, method=None, norm=norm, supported=True) for kind, norm in (("smoothing", "l2"), ("smoothing", "l1"), ("dssn", "l1")))
+    voting = (
+        Support(kind=kind, method=None, norm=norm, supported=True)
+        for kind, norm in (("smoothing", "l2"), ("smoothing", "l1"), ("dssn", "l1"))
+    )
     operators = (
         OperatorFact(type=o.type, name=o.name, output=TensorFact(name=o.output, shape=o.shape), flops=o.flops) for o in graph.operators
     )

@@ -36,6 +36,7 @@ from tests.support.runs import run_for
 
 SIGMA, ROUNDS, CALIBRATION, EXAMPLES = 0.5, 7, 0.7, 16
 RADII = [0.25, 0.5, 0.75, 1.0]
+BUDGET, EXPECTED = 60.0, 6000  # seconds of one adaptive measurement, samples of one example
 
 
 @dataclass
@@ -200,7 +201,7 @@ def main() -> None:
     torch.set_num_threads(1)  # as a worker: one thread for each device
     for case in cases(options.device):
         each = fixed(case)
-        adaptive(case, each, options.examples)
+        adaptive(case, each, max(8, min(options.examples, int(BUDGET / (each * EXPECTED)))))
 
 
 if __name__ == "__main__":
