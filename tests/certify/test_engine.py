@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from certify import Model
 from certify.errors import Cancelled
 from certify.sampling.engine import Request, VoteCounter, Votes
 from certify.sampling.noise import NOISES, Gaussian
 from certify.sampling.streams import Stage, Stream
+from tests.support.onnx_models import small_cnn
 
 SHAPE = (2,)
 X = torch.tensor([0.3, -0.2])
@@ -122,3 +124,26 @@ def test_a_wish_to_stop_is_honoured_between_batches() -> None:
 
 def test_ties_go_to_the_lowest_class() -> None:
     assert count(request(), classify=lambda x: torch.zeros(len(x), 3)).counts.tolist() == [[1000, 0, 0]]
+
+
+def test_with_one_batch_shape_a_network_gives_the_same_counts_whatever_the_packing() -> None:
+    model = Model.from_onnx(small_cnn(mean=0.5, size=12, channels=3))
+    noise, x = Gaussian(0.5, (3, 12, 12), "cpu"), torch.rand((3, 12, 12), generator=torch.Generator().manual_seed(0))
+    requests = [Request(x, noise, Stream(b"k" * 32, 0, i, Stage.ESTIMATION), 0, 150 + i) for i in range(9)]
+
+    def counted(*wanted: Request) -> list[list[int]]:
+        counter = VoteCounter(
+            model.module(),
+            (3, 12, 12),
+            batch_size=64,
+            classes=model.classes,
+            device="cpu",
+            should_stop=lambda: False,
+            on_samples=lambda n: None,
+        )
+        counts: list[list[int]] = counter.count(wanted).counts.tolist()
+        return counts
+
+    packed = counted(*requests)
+    assert counted(*reversed(requests)) == packed[::-1]
+    assert [counted(request)[0] for request in requests] == packed
