@@ -27,11 +27,12 @@ class Request:
     start: int
     stop: int
 
-    def pieces(self) -> Iterator[tuple[int, int, int]]:
-        """(block, first row, last row) that cover the range."""
-        size = self.noise.block
-        for block in range(self.start // size, -(-self.stop // size)):
-            yield block, max(self.start - block * size, 0), min(self.stop - block * size, size)
+    def pieces(self) -> Iterator[tuple[int, int, int, int]]:
+        """(first block, how many, first row, last row) that cover the range."""
+        size, ahead, last = self.noise.block, self.noise.ahead, -(-self.stop // self.noise.block)
+        for block in range(self.start // size, last, ahead):
+            count = min(ahead, last - block)
+            yield block, count, max(self.start - block * size, 0), min(self.stop - block * size, count * size)
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class VoteCounter:
         with torch.inference_mode():
             filled = 0
             for owner, request in enumerate(requests):
-                for block, first, last in request.pieces():
-                    drawn, row = request.noise.draw(request.stream, block), first
+                for block, blocks, first, last in request.pieces():
+                    drawn, row = request.noise.draw(request.stream, block, blocks), first
                     while row < last:
                         taken = min(last - row, len(self._batch) - filled)
                         request.noise.apply(request.x, drawn[row : row + taken], self._batch[filled : filled + taken])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from certify import Model
 from certify.errors import Cancelled
 from certify.sampling.engine import Request, VoteCounter, Votes
-from certify.sampling.noise import NOISES, Gaussian
+from certify.sampling.noise import NOISES, Gaussian, base
 from certify.sampling.streams import Stage, Stream
 from tests.support.onnx_models import small_cnn
 
@@ -62,6 +63,13 @@ def test_a_thousand_examples_packed_are_counted_as_if_each_were_alone() -> None:
     ranges = [(i % 200, i % 200 + 1 + i % 37) for i in range(1000)]
     packed = count(*(request(i, *ranges[i], inputs[i]) for i in range(1000)))
     assert packed.counts.tolist() == [direct(i, *ranges[i], inputs[i]) for i in range(1000)]
+
+
+def test_drawing_several_blocks_at_once_changes_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = count(request(0, 100, 900), request(1, 250, 2000)).counts.tolist()
+    monkeypatch.setattr(base, "blocks_ahead", lambda elements, device: 3)
+    ahead = [replace(one, noise=Gaussian(0.5, SHAPE, "cpu")) for one in (request(0, 100, 900), request(1, 250, 2000))]
+    assert count(*ahead).counts.tolist() == wanted
 
 
 def test_looks_add_up() -> None:

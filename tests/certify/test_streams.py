@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from certify.sampling.batch import default_batch_size
-from certify.sampling.noise import NOISES
+from certify.sampling.noise import NOISES, base
 from certify.sampling.noise.base import Noise, block_samples
 from certify.sampling.streams import Lane, Stage, Stream
 
@@ -72,6 +72,19 @@ def test_noise_does_not_depend_on_what_was_drawn_before_or_by_whom(name: str) ->
     whole = drawn(first, range(5))
     for block in (4, 0, 3):
         assert torch.equal(second.draw(stream(), block), whole[block * first.block : (block + 1) * first.block])
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (3, 17), (1,)])  # 51 elements: a block of an odd number of them
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_does_not_depend_on_how_many_blocks_are_drawn_at_once(
+    name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = drawn(NOISES[name](0.25, shape, "cpu"), range(5))
+    monkeypatch.setattr(base, "blocks_ahead", lambda elements, device: 3)
+    noise = NOISES[name](0.25, shape, "cpu")
+    assert noise.ahead == 3
+    for first, count in ((0, 3), (3, 2), (1, 1), (2, 3)):
+        assert torch.equal(noise.draw(stream(), first, count), one[first * noise.block : (first + count) * noise.block])
 
 
 @pytest.mark.parametrize("name", NOISES)

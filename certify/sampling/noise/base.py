@@ -11,15 +11,21 @@ import torch
 from torch import Tensor
 
 from certify.norms import Norm
-from certify.sampling.streams import Lane, Stream
+from certify.sampling.streams import Stream
 
 Array = np.ndarray[Any, Any]
 _BLOCK_ELEMENTS, _BLOCK_SAMPLES = 2**15, 256
+_AHEAD_ELEMENTS = 2**22
 
 
 def block_samples(elements: int) -> int:
     """Samples of one block for inputs of `elements` elements: a power of two, so that a block stays in the cache."""
     return min(_BLOCK_SAMPLES, max(1, 1 << (_BLOCK_ELEMENTS // max(elements, 1)).bit_length() >> 1))
+
+
+def blocks_ahead(elements: int, device: str) -> int:
+    """How many blocks are best transformed at once: one that stays in the cache on a CPU, enough to fill a GPU."""
+    return 1 if device == "cpu" else max(1, _AHEAD_ELEMENTS // elements)
 
 
 class Noise(ABC):
@@ -29,6 +35,8 @@ class Noise(ABC):
     its stream and its number. Images are drawn in channels-last order, which is how the network sees them.
 
     Attributes:
+        block: samples of one block.
+        ahead: the most blocks that are drawn at once; it changes nothing about them.
         norm: the norm of the radius that follows from the votes.
         suffix: what the statement of such a certificate adds to its name.
         slack: an upper bound of the total variation distance between the copies that are drawn and those of the theorem.
@@ -46,7 +54,8 @@ class Noise(ABC):
         self.block = block_samples(math.prod(shape))
         # Two halves make one pair each: the count is even.
         self.elements = -(-self.block * math.prod(shape) // 2) * 2
-        self._bits = np.empty(self.elements * self.bytes_each, dtype=np.uint8)
+        self.ahead = blocks_ahead(self.elements, device)
+        self._bits = np.empty((self.ahead, self.elements * self.bytes_each), dtype=np.uint8)
 
     def prepare(
         self,
@@ -56,8 +65,14 @@ class Noise(ABC):
         return x.to(self.device)
 
     @abstractmethod
-    def draw(self, stream: Stream, block: int) -> Tensor:
-        """The noise of block `block`: (block, *shape), float32, on the device; overwritten by the next call."""
+    def draw(self, stream: Stream, first: int, count: int = 1) -> Tensor:
+        """The noise of blocks `first`, `first` + 1, ...: (count * block, *shape), float32, on the device; overwritten by the next call.
+
+        Args:
+            stream: whose noise.
+            first: the first block.
+            count: how many, at most `ahead`.
+        """
 
     def apply(
         self,
@@ -76,17 +91,18 @@ class Noise(ABC):
     def reach(self, pA: Array, pB: Array) -> Array:
         """`radius` for many, neither rounded nor proved: it only decides when sampling stops."""
 
-    def _random(self, stream: Stream, block: int, lane: Lane = Lane.MAIN) -> Array:
-        """The bits of a block as bytes, overwritten by the next call."""
-        stream.fill(block, self._bits, lane)
-        return self._bits
+    def _random(self, stream: Stream, first: int, count: int) -> Array:
+        """The bits of blocks as bytes, one row for each, overwritten by the next call."""
+        for row in range(count):
+            stream.fill(first + row, self._bits[row])
+        return self._bits[:count]
 
     def _shaped(
         self,
-        flat: Tensor,  # (elements), float32
+        values: Tensor,  # (count, elements), float32
     ) -> Tensor:
-        flat = flat[: self.block * math.prod(self.shape)]
+        kept = values[:, : self.block * math.prod(self.shape)]
         if len(self.shape) != 3:
-            return flat.reshape(self.block, *self.shape)
+            return kept.reshape(-1, *self.shape)
         channels, height, width = self.shape
-        return flat.reshape(self.block, height, width, channels).permute(0, 3, 1, 2)
+        return kept.reshape(-1, height, width, channels).permute(0, 3, 1, 2)

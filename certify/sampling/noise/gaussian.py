@@ -31,22 +31,24 @@ class Gaussian(Noise):
 
     def __init__(self, sigma: float, shape: tuple[int, ...], device: str) -> None:
         super().__init__(sigma, shape, device)
-        make: Any = np.empty if device == "cpu" else lambda size, dtype: torch.empty(size, dtype=getattr(torch, dtype), device=device)
         # NumPy on the CPU: its functions give the same bits whatever the thread count and, from x86-64-v3 on, the processor.
         self._xp: Any = np if device == "cpu" else torch
-        self._length, self._angle = make(self.elements // 2, dtype="float32"), make(self.elements // 2, dtype="float32")
-        self._values = make(self.elements, dtype="float32")
-        self._shaped_values = self._shaped(torch.as_tensor(self._values))
+        self._length, self._angle = self._empty(self.elements // 2), self._empty(self.elements // 2)
+        self._values = self._empty(self.elements)
 
-    def draw(self, stream: Stream, block: int) -> Tensor:
-        words: Any = self._random(stream, block).view(np.int32)
+    def _empty(self, columns: int) -> Any:
+        buffer = torch.empty((self.ahead, columns), device=self.device)
+        return buffer.numpy() if self._xp is np else buffer
+
+    def draw(self, stream: Stream, first: int, count: int = 1) -> Tensor:
+        words: Any = self._random(stream, first, count).view(np.int32)
         if self._xp is torch:
             words = torch.from_numpy(words).to(self.device)
         half, xp = self.elements // 2, self._xp
-        length, angle, values = self._length, self._angle, self._values
+        length, angle, values = self._length[:count], self._angle[:count], self._values[:count]
         # The length from 31 bits in (0, 1], the angle from 32 bits in [-pi, pi].
-        xp.bitwise_and(words[:half], 0x7FFFFFFF, out=words[:half])
-        length[:], angle[:] = words[:half], words[half:]
+        xp.bitwise_and(words[:, :half], 0x7FFFFFFF, out=words[:, :half])
+        length[:], angle[:] = words[:, :half], words[:, half:]
         length += 0.5
         length *= _WORD
         xp.log(length, out=length)
@@ -54,11 +56,11 @@ class Gaussian(Noise):
         xp.sqrt(length, out=length)
         length *= self.sigma
         angle *= math.pi * _WORD
-        xp.cos(angle, out=values[:half])
-        xp.sin(angle, out=values[half:])
-        values[:half] *= length
-        values[half:] *= length
-        return self._shaped_values
+        xp.cos(angle, out=values[:, :half])
+        xp.sin(angle, out=values[:, half:])
+        values[:, :half] *= length
+        values[:, half:] *= length
+        return self._shaped(torch.as_tensor(values))
 
     def radius(self, pA_lower: float, pB_upper: float) -> float:
         # Noise is scaled in float32, so its true level is the float32 nearest to sigma; the smaller of the two is on the safe side.

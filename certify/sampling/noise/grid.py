@@ -47,8 +47,7 @@ class DiscreteGaussian(Noise):
         self.slack = math.prod(shape) * (len(self._thresholds) + 2) * 2.0**-_BITS
         # A tensor: a GPU divides by a plain number as a product with its rounded reciprocal.
         self._levels = torch.tensor(float(LEVELS), device=device)
-        self._values = np.empty(self.elements, dtype=np.float32)
-        self._shaped_values = self._shaped(torch.from_numpy(self._values))
+        self._values = np.empty((self.ahead, self.elements), dtype=np.float32)
 
     def prepare(
         self,
@@ -61,16 +60,22 @@ class DiscreteGaussian(Noise):
         """
         return grid_levels(x).to(self.device)
 
-    def draw(self, stream: Stream, block: int) -> Tensor:
-        cells = self._random(stream, block).view(np.uint16)
-        np.take(self._table, cells, out=self._values, mode="clip")
-        open_cells = np.flatnonzero(np.isnan(self._values))  # a threshold lies inside: more bits decide
-        if len(open_cells):
-            low = np.empty(len(open_cells) * 8, dtype=np.uint8)
-            stream.fill(block, low, Lane.REFINE)
-            word = (cells[open_cells].astype(np.int64) << _LOW_BITS) | (low.view(np.int64) & ((1 << _LOW_BITS) - 1))
-            self._values[open_cells] = np.searchsorted(self._thresholds, word, side="right") - self._extreme
-        return self._shaped_values.to(self.device)
+    def draw(self, stream: Stream, first: int, count: int = 1) -> Tensor:
+        cells, values = self._random(stream, first, count).view(np.uint16), self._values[:count]
+        np.take(self._table, cells, out=values, mode="clip")
+        for row in range(count):
+            self._refine(stream, first + row, cells[row], values[row])
+        return self._shaped(torch.from_numpy(values).to(self.device))
+
+    def _refine(self, stream: Stream, block: int, cells: Array, values: Array) -> None:
+        """More bits for the cells in which a threshold lies; `values` is NaN there."""
+        cut = np.flatnonzero(np.isnan(values))
+        if not len(cut):
+            return
+        low = np.empty(len(cut) * 8, dtype=np.uint8)
+        stream.fill(block, low, Lane.REFINE)
+        word = (cells[cut].astype(np.int64) << _LOW_BITS) | (low.view(np.int64) & ((1 << _LOW_BITS) - 1))
+        values[cut] = np.searchsorted(self._thresholds, word, side="right") - self._extreme
 
     def apply(
         self,

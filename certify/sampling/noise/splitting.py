@@ -38,9 +38,9 @@ class Splitting(Noise):
         super().__init__(sigma, template.shape, device)
         self.levels = levels
         self._template = torch.from_numpy(template).to(device, torch.float32)
-        steps = torch.arange(self.block, dtype=torch.float32, device=device)
+        steps = torch.arange(self.ahead * self.block, dtype=torch.float32, device=device)
         self._steps = steps.reshape(-1, *(1 for _ in self.shape))
-        self._splits = self._shaped(torch.empty(self.elements, device=device))
+        self._splits = self._shaped(torch.empty((self.ahead, self.elements), device=device))
         # A tensor, because on a GPU division by a plain number is multiplication by its rounded inverse.
         self._whole = torch.tensor(4.0 * LEVELS, device=device)
 
@@ -55,10 +55,11 @@ class Splitting(Noise):
         """
         return grid_levels(x).to(self.device)
 
-    def draw(self, stream: Stream, block: int) -> Tensor:
-        """Split points of `block` offsets in turn, less 1/2, in units of 1/255; nothing is random, so no stream is read."""
-        torch.add(self._template, self._steps + block * self.block, out=self._splits)
-        return self._splits.remainder_(self.levels)
+    def draw(self, stream: Stream, first: int, count: int = 1) -> Tensor:
+        """Split points of the blocks' offsets in turn, less 1/2, in units of 1/255; nothing is random, so no stream is read."""
+        splits, steps = self._splits[: count * self.block], self._steps[: count * self.block]
+        torch.add(self._template, steps + first * self.block, out=splits)
+        return splits.remainder_(self.levels)
 
     def apply(
         self,

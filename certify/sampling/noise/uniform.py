@@ -29,14 +29,14 @@ class Uniform(Noise):
     def __init__(self, sigma: float, shape: tuple[int, ...], device: str) -> None:
         super().__init__(sigma, shape, device)
         self._scale = np.float32(sigma * math.sqrt(3.0)) * np.float32(2.0**-31)  # a power of two: exact
-        self._values = np.empty(self.elements, dtype=np.float32)
-        self._shaped_values = self._shaped(torch.from_numpy(self._values))
+        self._values = np.empty((self.ahead, self.elements), dtype=np.float32)
 
-    def draw(self, stream: Stream, block: int) -> Tensor:
-        self._values[:] = self._random(stream, block).view(np.int32)
-        self._values += np.float32(0.5)
-        self._values *= self._scale
-        return self._shaped_values.to(self.device)
+    def draw(self, stream: Stream, first: int, count: int = 1) -> Tensor:
+        values = self._values[:count]
+        values[:] = self._random(stream, first, count).view(np.int32)
+        values += np.float32(0.5)
+        values *= self._scale
+        return self._shaped(torch.from_numpy(values).to(self.device))
 
     def radius(self, pA_lower: float, pB_upper: float) -> float:
         pB_upper = min(pB_upper, 1.0 - pA_lower)
