@@ -16,7 +16,7 @@ from tests.support.workplace import BOUNDS, FEATURES, Workplace, dataset, smooth
 from workers.dispatcher import Dispatcher
 from workers.executor import LocalExecutor
 
-LONG = smoothing(n=2_000_000)
+LONG = smoothing(n=2_000_000, sampling="fixed")
 
 
 @pytest.fixture
