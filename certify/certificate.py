@@ -23,7 +23,8 @@ class SmoothingEvidence(Frozen):
 
     `looks` are the sample counts at which the run looked, `shares` the share of alpha that each of them could spend and `look_counts`
     the cumulative votes there: of the selected class, and the most of any rival. `counts` are those of the last look, by class; `n` is
-    their sum. `family` is the number of certificates that shared alpha, 1 when none did. `slack` has been taken off `pA_lower`.
+    their sum. `family` is the number of certificates that shared alpha, 1 when none did. `slack` has been taken off `pA_lower`. Where
+    sampling stopped as soon as given `radii` were decided, they stand here: no statistic of radii may be drawn from such rows.
     """
 
     noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
@@ -41,6 +42,7 @@ class SmoothingEvidence(Frozen):
     slack: Share = 0.0
     family: int = 1
     dimension: int = 1
+    radii: tuple[float, ...] | None = None
 
     @property
     def copies(self) -> int:

@@ -137,6 +137,7 @@ class SmoothingCertifier(SamplingCertifier[SmoothingSpec]):
             slack=self.noise.slack,
             family=self.run.plan.family if self.spec.error_rate == "family-wise" else 1,
             dimension=self._dimension,
+            radii=self.spec.radii if self.spec.sampling == "adaptive" else None,
         )
 
     @property

@@ -144,11 +144,19 @@ def _bound(certificate: Certificate) -> str:
 
 def _table(pairs: Pairs) -> Iterator[tuple[str, ...]]:
     old, new = [before for before, _ in pairs], [after for _, after in pairs]
-    largest = max(row.radius for row in (*old, *new))
-    radii = [float(show_radius(largest * i / _SHOWN_RADII)) for i in range(_SHOWN_RADII)] if largest > 0 else [0.0]
+    radii = _radii((*old, *new))
     yield "certified accuracy at", *(show_radius(radius) for radius in radii)
     yield "before", *(show_share(accuracy_at(old, radius)) for radius in radii)
     yield "recomputed (exploratory)", *(show_share(accuracy_at(new, radius)) for radius in radii)
+
+
+def _radii(rows: Sequence[Certificate]) -> Sequence[float]:
+    """Those that were asked, if only they were decided; otherwise a few up to the largest."""
+    for row in rows:
+        if asked := getattr(row.evidence, "radii", None):
+            return sorted(asked)
+    largest = max(row.radius for row in rows)
+    return [float(show_radius(largest * i / _SHOWN_RADII)) for i in range(_SHOWN_RADII)] if largest > 0 else [0.0]
 
 
 def _code(requirements: Sequence[Requirement], groups: Sequence[Pairs]) -> Exit:

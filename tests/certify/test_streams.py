@@ -164,4 +164,4 @@ def test_a_device_transforms_the_same_bits_to_the_same_noise() -> None:
     theirs._xp = torch
     theirs._length, theirs._angle, theirs._values = (torch.from_numpy(v) for v in (theirs._length, theirs._angle, theirs._values))
     for block in range(3):
-        assert torch.allclose(theirs.draw(stream(), block), ours.draw(stream(), block), rtol=0, atol=1e-6)
+        assert torch.allclose(theirs.draw(stream(), block), ours.draw(stream(), block), rtol=0, atol=1e-5)

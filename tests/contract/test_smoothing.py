@@ -74,6 +74,15 @@ class TestAdaptive(SmoothingLaws):
         for a, b in zip(adaptive, fixed, strict=True):
             assert a.radius >= 0.88 * b.radius
 
+    def test_a_run_to_the_end_counts_the_samples_of_a_fixed_run(self, truth: LinearTruth) -> None:
+        examples = truth.examples(12, seed=1)
+        to_the_end = self.run(truth.model(), examples, self.spec(tolerance=1e-9))
+        fixed = self.run(truth.model(), examples, self.spec(sampling="fixed"))
+        assert [a.evidence.counts for a in to_the_end if a.evidence.n == 4000] == [
+            b.evidence.counts for a, b in zip(to_the_end, fixed, strict=True) if a.evidence.n == 4000
+        ]
+        assert sum(a.evidence.n == 4000 for a in to_the_end) > 6
+
     def test_asked_radii_are_decided_and_then_no_more_samples_are_drawn(self, truth: LinearTruth) -> None:
         examples = truth.examples(12, seed=1)
         spec = self.spec(n=100_000, radii=[0.05, 0.1, 0.2])
@@ -83,6 +92,7 @@ class TestAdaptive(SmoothingLaws):
                 if abs(best.radius - radius) > 0.01:
                     assert (certificate.radius >= radius) == (best.radius >= radius)
             assert certificate.evidence.n <= 100_000
+            assert certificate.evidence.radii == (0.05, 0.1, 0.2)
         assert np.mean([c.evidence.n for c in self.run(truth.model(), examples, spec)]) < 20_000
 
     def test_votes_follow_the_exact_probability(self) -> None:
