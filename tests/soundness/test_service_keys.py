@@ -218,3 +218,12 @@ def test_the_label_follows_the_key_and_not_the_wish() -> None:
     for key, label in ((public_key(spec), "public-seed"), (b"k" * 32, f"service:{commitment(b'k' * 32)}")):
         [certificate] = certify(model, examples, spec, run_for(spec, model, 1, noise_key=key))
         assert certificate.provenance.noise_key == label
+
+
+def test_every_part_of_the_question_and_the_attempt_change_the_key() -> None:
+    parts: list[Any] = ["m", "d", "s", 1]
+    keys = {service_key(b"a secret", *parts)}
+    for position, other in enumerate(("n", "e", "t", 2)):
+        keys.add(service_key(b"a secret", *(other if i == position else part for i, part in enumerate(parts))))
+    keys.add(service_key(b"another secret", *parts))
+    assert len(keys) == 6
