@@ -19,7 +19,7 @@ S = TypeVar("S", bound=CertifierSpec)
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a certifier says about one example. `reason` empty means the verdict's own sentence.
+    """What a certifier says about one example. `reason` empty means the verdict's own sentence, `statement` empty the certifier's own.
 
     `seconds` is the time spent on it, for certifiers that work on many examples at once; otherwise it is measured between outcomes.
     """
@@ -31,6 +31,7 @@ class Outcome:
     epsilon_verified: bool | None = None
     evidence: Evidence | None = None
     seconds: float | None = None
+    statement: str = ""
 
 
 class Certifier(ABC, Generic[S]):

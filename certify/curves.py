@@ -14,6 +14,7 @@ from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
 
 _BAND = 0.05
+FLOAT32 = "float32-runtime"
 
 
 def report(certificates: Sequence[Certificate], spec: Spec) -> Report:
@@ -33,10 +34,11 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
     evidence = first.evidence
     radii = [row.radius if row.correct else 0.0 for row in rows]
     decided, note = _decided(spec)
+    statement, also = _statement(rows, first)
     return CertifierReport(
         certifier=first.certifier,
         kind=first.kind,
-        statement=first.statement,
+        statement=statement,
         norm=first.norm,
         alpha=first.alpha,
         method=evidence.method if isinstance(evidence, BoundsEvidence) else None,
@@ -54,8 +56,17 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
         average_radius=sum(radii) / count if decided is None else None,
         largest_radius=max(radii) if decided is None else None,
         at_cap=sum(isinstance(row.evidence, BoundsEvidence) and row.evidence.at_cap for row in rows),
-        note=note,
+        note=" ".join(part for part in (note, also) if part),
     )
+
+
+def _statement(rows: Sequence[Certificate], first: Certificate) -> tuple[str, str]:
+    """What holds for all rows, and a sentence about those of which more is proved."""
+    strong = sum(row.statement == FLOAT32 for row in rows)
+    if not strong:
+        return first.statement, ""
+    weakest = next((row.statement for row in rows if row.statement != FLOAT32 and row.radius > 0), FLOAT32)
+    return weakest, f"{strong} of {len(rows)} certificates hold for float32 runtimes too ({FLOAT32})."
 
 
 def curve(proved: Sequence[float], count: int) -> list[CurvePoint]:

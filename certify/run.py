@@ -18,11 +18,13 @@ PUBLIC_SEED = "public-seed"
 class Plan(Frozen):
     """What is fixed when a job is planned and stored with it, so that a re-run repeats it exactly.
 
-    `family` is the number of stochastic certificates that share a family-wise alpha; `batch_sizes` has one entry per certifier.
+    `family` is the number of stochastic certificates that share a family-wise alpha; `batch_sizes` has one entry per certifier;
+    `memory` is what a worker may use, in bytes: methods that would need more are left out.
     """
 
     family: int = Field(ge=1)
     batch_sizes: tuple[int, ...]
+    memory: int = Field(default=4 * 2**30, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ def _certificate(
         example=row,
         certifier=certifier.index,
         kind=certifier.spec.kind,
-        statement=certifier.statement,
+        statement=outcome.statement or certifier.statement,
         label=label,
         prediction=outcome.prediction,
         correct=outcome.prediction == label,

@@ -13,6 +13,7 @@ from certify import Examples, Model, certify
 from certify.certificate import Certificate, Provenance
 from certify.run import Progress, Run
 from storage.records import ShardLease
+from workers.agreement import recheck
 from workers.datasets import Dataset, read_dataset
 from workers.versions import versions
 
@@ -50,7 +51,7 @@ class CertifierActor:
             on_progress=self._note,
         )
         try:
-            return list(certify(loaded, select(lease, data), lease.spec, run))
+            return list(recheck(loaded, model, certify(loaded, select(lease, data), lease.spec, run)))
         finally:
             self._stopped.discard(lease.id)  # the same shard, leased again later, is not stopped
 

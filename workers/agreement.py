@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from certify.bounds.refutation import decoded
+from certify.certificate import BoundsEvidence, Certificate
 from certify.errors import ModelRejected
 from certify.model import Model
+from certify.verdict import Verdict
 
 _AGREE = 1e-4
 _COPIES = 4
@@ -46,6 +49,27 @@ def check_agreement(model: Model, data: bytes) -> None:
     together = reference.together(crowd)
     if together is not None and _differs(together[: len(x)], alone):
         raise ModelRejected.at("model", "answers an input differently among other inputs in onnxruntime", _MEND_ROWS)
+
+
+def recheck(model: Model, data: bytes, certificates: Iterable[Certificate]) -> Iterator[Certificate]:
+    """The certificates; a counterexample that onnxruntime does not confirm is no longer one: the claim is then unknown.
+
+    Args:
+        model: the network.
+        data: the bytes it was read from.
+        certificates: of this model.
+    """
+    reference: _Reference | None = None
+    for certificate in certificates:
+        evidence = certificate.evidence
+        if isinstance(evidence, BoundsEvidence) and evidence.counterexample is not None:
+            reference = reference or _Reference(data)
+            x = decoded(evidence.counterexample, model.input_shape)
+            if int(reference.logits(x.unsqueeze(0)).reshape(-1).argmax()) == certificate.label:
+                kept = evidence.model_copy(update={"counterexample": None, "distance_upper": None})
+                reason = "An attack found an input that gets another answer here but not in onnxruntime: neither proved nor refuted."
+                certificate = certificate.model_copy(update={"verdict": Verdict.UNKNOWN, "reason": reason, "evidence": kept})  # noqa: PLW2901
+        yield certificate
 
 
 def _inputs(model: Model) -> tuple[Tensor, Tensor]:

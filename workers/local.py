@@ -20,7 +20,7 @@ from certify.facts import check
 from certify.rounding import show_share
 from certify.run import Progress, Run, public_key
 from certify.spec import Spec, parse_spec
-from workers.agreement import check_agreement
+from workers.agreement import check_agreement, recheck
 from workers.command import Parser, answered, read_file, whole_file, wrong
 from workers.datasets import dataset_facts, read_dataset
 from workers.facts import model_facts
@@ -79,7 +79,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
         on_progress=pace.tell,
     )
     examples = Examples(tuple(rows), dataset.x[list(rows)], dataset.y[list(rows)])
-    certificates = _write(Path(options.out), certify(model, examples, spec, run))
+    certificates = _write(Path(options.out), recheck(model, model_bytes, certify(model, examples, spec, run)))
     pace.close()
     return certificates
 

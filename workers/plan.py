@@ -13,9 +13,10 @@ from storage.records import ShardPlan
 # Work of one shard in the units of `spec.work`: a few seconds on a CPU core. Short enough that a lost one costs little.
 _SHARD_WORK = 2e9
 _LARGEST_SHARD = 64
+MEMORY = 4 * 2**30
 
 
-def plan_job(spec: Spec, model: ModelFacts, dataset: DatasetFacts, device: str) -> tuple[Plan, tuple[ShardPlan, ...]]:
+def plan_job(spec: Spec, model: ModelFacts, dataset: DatasetFacts, device: str, memory: int = MEMORY) -> tuple[Plan, tuple[ShardPlan, ...]]:
     """What is fixed for the job, and its shards: every (certifier, example) in exactly one.
 
     Args:
@@ -23,9 +24,10 @@ def plan_job(spec: Spec, model: ModelFacts, dataset: DatasetFacts, device: str) 
         model: facts of its model.
         dataset: facts of its dataset.
         device: kind of device that will run it, `cpu` or `cuda`.
+        memory: bytes that one worker may use.
     """
     examples = len(spec.examples.indices(dataset.count))
-    plan = Plan(family=spec.family(examples), batch_sizes=tuple(_batch_size(c, model, device) for c in spec.certifiers))
+    plan = Plan(family=spec.family(examples), batch_sizes=tuple(_batch_size(c, model, device) for c in spec.certifiers), memory=memory)
     shards: list[ShardPlan] = []
     for index, certifier in enumerate(spec.certifiers):
         size = max(1, min(_LARGEST_SHARD, int(_SHARD_WORK // certifier.work(model.largest_tensor))))

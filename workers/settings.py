@@ -12,13 +12,17 @@ from storage.settings import Settings
 
 
 class WorkerSettings(Settings):
-    """`ray_address` empty starts a local Ray; otherwise the address of a cluster, or `auto`."""
+    """`ray_address` empty starts a local Ray; otherwise the address of a cluster, or `auto`.
+
+    `memory_gib` is what bound propagation may use in one worker: methods that would need more are left out.
+    """
 
     ray_address: str = ""
     actors: Annotated[int, Field(ge=0)] = 0
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     grace_seconds: Annotated[float, Field(ge=0)] = 5.0
     inspect_seconds: Annotated[float, Field(gt=0)] = 180.0
+    memory_gib: Annotated[float, Field(gt=0)] = 4.0
     poll_seconds: Annotated[float, Field(gt=0)] = 0.2
 
     @property

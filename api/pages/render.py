@@ -30,6 +30,10 @@ STATEMENTS = {
         "With probability at least 1 - alpha over the sampled noise, this is the smoothed classifier's answer at the input itself. It says"
         " nothing about other inputs: no radius is claimed."
     ),
+    "float32-runtime": (
+        "No input in the closed ball gets another answer in real arithmetic, nor from a float32 runtime that computes sums of products in"
+        " IEEE arithmetic, in any order: the margin exceeds all rounding errors, bounded beforehand. Deterministic."
+    ),
     "real-arithmetic": (
         "No input in the closed ball gets another answer from the network with the uploaded weights, computed in real arithmetic."
         " Deterministic: there is no error level. A runtime that rounds differently is outside the claim."

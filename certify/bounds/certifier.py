@@ -8,13 +8,15 @@ from functools import cached_property
 from torch import Tensor
 
 from certify.bounds.engine import LirpaEngine, MarginBound
-from certify.bounds.radius import largest_radius
+from certify.bounds.ladder import LADDERS, Ladder, OutOfTime
+from certify.bounds.memory import affordable, needed
+from certify.bounds.refutation import refute
 from certify.certificate import BoundsEvidence
 from certify.certifier import Certifier, Outcome
-from certify.errors import Cancelled, NumericalError
+from certify.errors import NumericalError
 from certify.model import Examples
 from certify.norms import Norm
-from certify.rounding import step_up
+from certify.rounding import show_distance_upper, step_up
 from certify.run import Progress
 from certify.spec import BoundsSpec
 from certify.verdict import Verdict
@@ -27,7 +29,9 @@ class BoundsCertifier(Certifier[BoundsSpec]):
     bound is computed in float64, for one example at a time, and counts only beyond the rounding margin `tau`. With `clip`, linf
     balls are cut to the model's value range.
 
-    Source: Gowal et al. 2018 (IBP); Zhang et al. 2018 (CROWN).
+    The evidence names the method that proved the stored radius; `best` climbs from cheap to tight while a radius is undecided.
+
+    Source: Gowal et al. 2018 (IBP); Zhang et al. 2018 (CROWN), 2020 (CROWN-IBP); Xu et al. 2021 (alpha-CROWN).
     """
 
     dtype = "float64"
@@ -38,7 +42,29 @@ class BoundsCertifier(Certifier[BoundsSpec]):
 
     @cached_property
     def engine(self) -> LirpaEngine:
-        return LirpaEngine(self.model.graph, self.spec.method, self.norm, self.model.value_range if self.clipped else None, self.run.device)
+        value_range = self.model.value_range if self.clipped else None
+        return LirpaEngine(self.model.graph, self.norm, value_range, self.run.device, self.spec.iterations)
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        return Ladder(self.engine, self._methods, self.run.should_stop, self._is_late)
+
+    def _is_late(self) -> bool:
+        limit = self.spec.timeout_seconds
+        return limit is not None and self.run.now() - self._started > limit
+
+    @cached_property
+    def _methods(self) -> tuple[str, ...]:
+        return affordable(self.model.graph, LADDERS[self.spec.method], self.run.plan.memory)
+
+    @property
+    def _left_out(self) -> str:
+        """A sentence about methods that would have needed too much memory."""
+        missing = [method for method in LADDERS[self.spec.method] if method not in self._methods]
+        if not missing:
+            return ""
+        need, limit = needed(self.model.graph, missing[0]) / 2**30, self.run.plan.memory / 2**30
+        return f" {' and '.join(missing)} would need about {need:.1f} GiB of the {limit:g} GiB allowed, so {self._methods[-1]} was used."
 
     @property
     def engine_version(self) -> str:
@@ -50,8 +76,11 @@ class BoundsCertifier(Certifier[BoundsSpec]):
 
     def outcomes(self, examples: Examples) -> Iterator[Outcome]:
         for position in range(len(examples)):
+            self._started = self.run.now()
             try:
                 yield self._outcome(examples.x[position], int(examples.y[position]))
+            except OutOfTime:
+                yield Outcome(prediction=None, verdict=Verdict.TIMEOUT, epsilon_verified=self._unless_search(False))
             except NumericalError as error:
                 yield Outcome(prediction=None, verdict=Verdict.ERROR, reason=f"{error}.", epsilon_verified=self._unless_search(False))
             self.run.on_progress(Progress(certifier=self.index, examples=position + 1))
@@ -61,6 +90,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         x: Tensor,  # (*input), float32, raw input units
         label: int,
     ) -> Outcome:
+        self.ladder.begin()
         logits = self.engine.logits(x)
         prediction = int(logits.argmax())
         if self.spec.epsilon is not None:
@@ -81,15 +111,33 @@ class BoundsCertifier(Certifier[BoundsSpec]):
             return Outcome(prediction=prediction, verdict=Verdict.REFUTED, reason=reason, epsilon_verified=False)
         # Verified a little further out, so that the stored radius, rounded down, still covers epsilon.
         radius = step_up(epsilon, 4)
-        bound = self._verify(x, label, radius)
+        bound = self.ladder.margin(x, label, radius)
         if not bound.proved:
-            reason = f"{self.spec.method} cannot prove epsilon = {epsilon:g}: its margin bound is {bound.lower:.6g}; a tighter method may."
+            if found := self._refuted(x, label, prediction, epsilon, bound):
+                return found
+            reason = f"{bound.method} cannot prove epsilon = {epsilon:g}: its margin bound is {bound.lower:.6g}; a tighter method may."
+            reason += self._left_out
             return Outcome(
                 prediction=prediction, verdict=Verdict.UNKNOWN, reason=reason, epsilon_verified=False, evidence=self._evidence(bound)
             )
-        return Outcome(
-            prediction=prediction, verdict=Verdict.CERTIFIED, radius=radius, epsilon_verified=True, evidence=self._evidence(bound)
-        )
+        return self._certified(x, prediction, radius, bound, epsilon_verified=True)
+
+    def _refuted(
+        self,
+        x: Tensor,  # (*input), raw input units
+        label: int,
+        prediction: int,
+        epsilon: float,
+        bound: MarginBound,
+    ) -> Outcome | None:
+        """The outcome when an input in the ball is found that gets another answer."""
+        value_range = self.model.value_range if self.clipped else None
+        found = refute(self.model, x, label, norm=self.norm, epsilon=epsilon, value_range=value_range, device=self.run.device)
+        if found is None:
+            return None
+        evidence = self._evidence(bound).model_copy(update={"counterexample": found.encoded(), "distance_upper": found.distance_upper})
+        reason = f"An input at distance {show_distance_upper(found.distance_upper, 6)} or less is answered {found.answer}, not {label}."
+        return Outcome(prediction=prediction, verdict=Verdict.REFUTED, reason=reason, epsilon_verified=False, evidence=evidence)
 
     def _largest(
         self,
@@ -99,35 +147,46 @@ class BoundsCertifier(Certifier[BoundsSpec]):
     ) -> Outcome:
         assert self.spec.max_radius is not None
         assert self.spec.tolerance is not None
-        found = largest_radius(lambda r: self._verify(x, prediction, r), centre_margin, self.spec.max_radius, self.spec.tolerance)
+        found = self.ladder.largest(x, prediction, centre_margin, self.spec.max_radius, self.spec.tolerance)
         if found is None:
             return Outcome(
                 prediction=prediction,
                 verdict=Verdict.UNKNOWN,
-                reason=f"{self.spec.method} proves no radius up to {self.spec.max_radius:g}; a tighter method may.",
+                reason=f"{self._methods[-1]} proves no radius up to {self.spec.max_radius:g}; a tighter method may.{self._left_out}",
                 evidence=self._evidence(MarginBound(float("nan"), 0.0)),
             )
-        evidence = self._evidence(found.bound, at_cap=found.at_cap)
-        return Outcome(prediction=prediction, verdict=Verdict.CERTIFIED, radius=found.radius, evidence=evidence)
+        return self._certified(x, prediction, found.radius, found.bound, at_cap=found.at_cap)
 
-    def _verify(
+    def _certified(
         self,
         x: Tensor,  # (*input), raw input units
-        label: int,
+        prediction: int,
         radius: float,
-    ) -> MarginBound:
-        if self.run.should_stop():
-            raise Cancelled
-        return self.engine.margin(x, label, radius)
+        bound: MarginBound,
+        *,
+        at_cap: bool = False,
+        epsilon_verified: bool | None = None,
+    ) -> Outcome:
+        bound = self.engine.rounded(bound, x, prediction, radius)
+        return Outcome(
+            prediction=prediction,
+            verdict=Verdict.CERTIFIED,
+            radius=radius,
+            epsilon_verified=epsilon_verified,
+            evidence=self._evidence(bound, at_cap=at_cap),
+            statement="float32-runtime" if bound.holds_in_float32 else "",
+        )
 
     def _evidence(self, bound: MarginBound, *, at_cap: bool = False) -> BoundsEvidence:
         return BoundsEvidence(
-            method=self.spec.method,
+            method=bound.method or self.spec.method,
             margin_lower=bound.lower if abs(bound.lower) < float("inf") else None,
             tau=bound.tau,
             dtype="float64",
             at_cap=at_cap,
             clipped=self.clipped,
+            tau_proved=bound.tau_proved if bound.tau_proved < float("inf") else None,
+            float32_error=bound.float32_error if bound.float32_error < float("inf") else None,
         )
 
     def _unless_search(self, answer: bool) -> bool | None:

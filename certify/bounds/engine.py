@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from certify.bounds import lirpa_compat
-from certify.bounds.ball import ball
+from certify.bounds.ball import ball, enclosing_box
+from certify.bounds.rounding_error import bound_error, forward_error
 from certify.errors import ModelRejected, NumericalError, Problem
 from certify.graph.graph import Graph
 from certify.graph.module import GraphModule, bounds_module
@@ -18,7 +20,7 @@ from certify.norms import Norm
 # What it raises when it meets a graph it was not written for; running out of memory (also a RuntimeError) is among them.
 _ENGINE_FAULTS = (RuntimeError, AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 
-METHODS = {"ibp": "IBP", "crown": "CROWN"}
+METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "CROWN-Optimized"}
 
 # The rounding margin as a share of the largest logit (at least 1). Bounds of trained networks in float32 were seen to differ from
 # float64 by up to 3e-7; float64 carries 29 more bits, so errors near 1e-15 are expected and this leaves five orders of magnitude.
@@ -27,15 +29,27 @@ _ROUNDING = 1e-10
 
 @dataclass(frozen=True)
 class MarginBound:
-    """min over the ball and over all rivals of logit[label] - logit[rival] is at least `lower`, up to rounding below `tau`."""
+    """min over the ball and over all rivals of logit[label] - logit[rival] is at least `lower`, up to rounding below `tau`.
+
+    `method` is the one that found it. `tau` is an engineering margin; `tau_proved` bounds the rounding of this margin a priori, and
+    `float32_error` the difference of any margin in the ball when the network runs in float32: infinite where nothing is known.
+    """
 
     lower: float
     tau: float
+    method: str = ""
+    tau_proved: float = math.inf
+    float32_error: float = math.inf
 
     @property
     def proved(self) -> bool:
         """True only for a finite bound beyond the rounding margin: NaN and infinity prove nothing."""
         return abs(self.lower) < float("inf") and self.lower > self.tau
+
+    @property
+    def holds_in_float32(self) -> bool:
+        """Whether the margin covers its own rounding and that of the network in float32, both as bounded a priori."""
+        return self.proved and self.lower > self.tau_proved + self.float32_error
 
 
 class BoundsEngine(Protocol):
@@ -48,6 +62,7 @@ class BoundsEngine(Protocol):
         x: Tensor,  # (*input), float32 or float64, raw input units
         label: int,
         radius: float,
+        method: str,
     ) -> MarginBound: ...
 
 
@@ -56,29 +71,36 @@ class LirpaEngine:
 
     Args:
         graph: the model.
-        method: `ibp` or `crown`.
         norm: the ball's norm.
         value_range: cut linf balls to it; null for the full ball.
+        iterations: optimisation steps of `alpha-crown`; any number of them is sound.
 
     Raises:
         ModelRejected: an operator has no sound form; it is named.
         EngineUnavailable: auto-LiRPA is missing or of an unknown version.
 
-    Source: Gowal et al. 2018 (IBP); Zhang et al. 2018 (CROWN); Xu et al. 2020 (auto-LiRPA).
+    Source: Gowal et al. 2018 (IBP); Zhang et al. 2018 (CROWN), 2020 (CROWN-IBP); Xu et al. 2020 (auto-LiRPA), 2021 (alpha-CROWN).
     """
 
-    def __init__(self, graph: Graph, method: str, norm: Norm, value_range: tuple[float, float] | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        norm: Norm,
+        value_range: tuple[float, float] | None = None,
+        device: str = "cpu",
+        iterations: int | None = None,
+    ) -> None:
         self._lirpa = lirpa_compat.load()
         self.version = f"auto-LiRPA {lirpa_compat.engine_version()}"
-        self.method, self.norm, self.device, self.classes = METHODS[method], norm, device, graph.classes
-        self.value_range = value_range
+        self.norm, self.device, self.classes = norm, device, graph.classes
+        self.value_range, self._graph = value_range, graph
         self._deployed = GraphModule(graph, torch.float32).eval().requires_grad_(False).to(device)
         self._plain = GraphModule(graph, torch.float64).eval().requires_grad_(False).to(device)
         rewritten = bounds_module(graph).to(device)
         example = torch.zeros(1, *graph.input_shape, dtype=torch.float64, device=device)
         try:
             with lirpa_compat.double():
-                self._bounded = self._lirpa.BoundedModule(rewritten, example, bound_opts=dict(lirpa_compat.OPTIONS), device=device)
+                self._bounded = self._lirpa.BoundedModule(rewritten, example, bound_opts=lirpa_compat.options(iterations), device=device)
         except _ENGINE_FAULTS as error:
             detail = f"auto-LiRPA cannot read this network ({type(error).__name__}: {str(error)[:200]})"
             raise ModelRejected.at("model", detail, "use randomized smoothing for this model") from None
@@ -114,19 +136,41 @@ class LirpaEngine:
         x: Tensor,  # (*input), raw input units
         label: int,
         radius: float,
+        method: str,
     ) -> MarginBound:
+        """The margin bound by one of `METHODS`.
+
+        Raises:
+            NumericalError: the engine failed on this network, or the input itself has no finite logits.
+        """
         tau = self._tau(self.logits(x))
         batch = x.to(self.device, torch.float64).unsqueeze(0)
         radii = torch.tensor([radius], dtype=torch.float64, device=self.device)
         bounded = self._lirpa.BoundedTensor(batch, ball(batch, radii, self.norm, self.value_range))
         try:
-            with torch.no_grad(), lirpa_compat.double():
-                lower, _ = self._bounded.compute_bounds(x=(bounded,), C=self._rivals(label), method=self.method, bound_upper=False)
+            with torch.set_grad_enabled(method == "alpha-crown"), lirpa_compat.double():
+                lower, _ = self._bounded.compute_bounds(x=(bounded,), C=self._rivals(label), method=METHODS[method], bound_upper=False)
         except _ENGINE_FAULTS as error:
             detail = f"auto-LiRPA cannot bound this network ({type(error).__name__}: {str(error)[:200]})"
             raise NumericalError(Problem(field="method", detail=detail, mend="use another method, or randomized smoothing")) from None
         # min() would skip no NaN in torch, but say so: a NaN margin must never read as a number.
-        return MarginBound(float("nan") if bool(lower.isnan().any()) else float(lower.min()), tau)
+        margin = float("nan") if bool(lower.isnan().any()) else float(lower.detach().min())
+        return MarginBound(margin, tau, method)
+
+    def rounded(
+        self,
+        bound: MarginBound,
+        x: Tensor,  # (*input), raw input units
+        label: int,
+        radius: float,
+    ) -> MarginBound:
+        """The bound with what is known a priori about rounding in this ball: asked once, for a radius that is going to be stored."""
+        box = enclosing_box(x.double().unsqueeze(0).cpu(), torch.tensor([radius], dtype=torch.float64), self.value_range)
+        low, high = (end[0] for end in box)
+        # Interval propagation makes no more errors than the network itself; the methods that walk back make others.
+        exact = forward_error(self._graph, low, high, torch.float64) if bound.method == "ibp" else bound_error(self._graph, low, high)
+        runtime = forward_error(self._graph, low, high, torch.float32)
+        return replace(bound, tau_proved=exact.margin(label), float32_error=runtime.margin(label))
 
     def _rivals(self, label: int) -> Tensor:
         """logit[label] - logit[rival] for every rival: (1, classes - 1, classes)."""

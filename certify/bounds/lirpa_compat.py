@@ -26,8 +26,13 @@ from certify.errors import EngineUnavailable
 SUPPORTED = ("0.3", "0.7")
 _MEND = "install it with: pip install --no-deps auto-LiRPA==0.3"
 
-# conv_mode: `patches`, the default, is unsound for some models. minimum_sparsity: 0.3 crashes in alpha-CROWN below 1.
-OPTIONS = {"conv_mode": "matrix", "minimum_sparsity": 1.5, "verbosity": 0}
+# conv_mode: `patches`, the default, is unsound for some models. The two about sparsity: without them 0.3 crashes in alpha-CROWN.
+OPTIONS = {"conv_mode": "matrix", "minimum_sparsity": 1.5, "sparse_spec_alpha": False, "verbosity": 0}
+
+
+def options(iterations: int | None) -> dict[str, Any]:
+    """Options of a bounded module; `iterations` are those of alpha-CROWN."""
+    return {**OPTIONS, "optimize_bound_args": {"iteration": iterations}} if iterations else dict(OPTIONS)
 
 
 @functools.cache

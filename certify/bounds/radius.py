@@ -37,11 +37,44 @@ def largest_radius(verify: Callable[[float], MarginBound], centre_margin: float,
     bound = verify(cap)
     if bound.proved:
         return Found(cap, bound, True)
-    best: Found | None = None
-    low, low_margin = 0.0, centre_margin
-    high, high_margin = cap, bound.lower - bound.tau
+    return _narrow(verify, None, 0.0, centre_margin, cap, bound, tolerance)
+
+
+def extend(verify: Callable[[float], MarginBound], start: Found, cap: float, tolerance: float) -> Found:
+    """`start`, or a larger radius up to `cap` that `verify` proves: from where a cheaper method ended, in growing steps, then narrowed.
+
+    Args:
+        verify: the margin bound at a radius, by a tighter method.
+        start: what a cheaper method proved.
+        cap: the largest radius asked for.
+        tolerance: as in `largest_radius`.
+    """
+    best, step = start, 4.0 * tolerance
+    for _ in range(MAX_CALLS):
+        radius = min(cap, best.radius * (1.0 + step))
+        bound = verify(radius)
+        if not bound.proved:
+            margin = best.bound.lower - best.bound.tau if best is not start else math.nan
+            return _narrow(verify, best, best.radius, margin, radius, bound, tolerance) or best
+        best, step = Found(radius, bound, radius == cap), 2.0 * step
+        if best.at_cap:
+            break
+    return best
+
+
+def _narrow(
+    verify: Callable[[float], MarginBound],
+    best: Found | None,
+    low: float,
+    low_margin: float,
+    high: float,
+    failed: MarginBound,
+    tolerance: float,
+) -> Found | None:
+    """The best radius between `low`, verified unless it is 0, and `high`, where `failed` was the answer."""
+    high_margin, smallest = failed.lower - failed.tau, high * _SMALLEST
     for call in range(MAX_CALLS):
-        if high - low <= tolerance * low or high <= cap * _SMALLEST:
+        if high - low <= tolerance * low or high <= smallest:
             break
         radius = _next(low, low_margin, high, high_margin, tolerance, interpolate=call % 3 != 2)
         bound = verify(radius)
@@ -54,7 +87,7 @@ def largest_radius(verify: Callable[[float], MarginBound], centre_margin: float,
 
 def _next(low: float, low_margin: float, high: float, high_margin: float, tolerance: float, *, interpolate: bool) -> float:
     middle = math.sqrt(low * high) if low > 0 and high > 2 * low else (low + high) / 2 if low > 0 else high / 8
-    if not interpolate or not math.isfinite(high_margin) or low_margin <= 0:
+    if not interpolate or not math.isfinite(high_margin) or not low_margin > 0:
         return middle
     root = low + (high - low) * low_margin / (low_margin - high_margin)
     # Probe just inside the root; once the inside is known, just outside, so that the bracket closes from both ends.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from certify.bounds.engine import METHODS
+from certify.bounds.ladder import LADDERS
 from certify.facts import Support
 from certify.graph.graph import Graph
 from certify.norms import Norm
 
-NORMS = (Norm.LINF, Norm.L2)
+NORMS = (Norm.LINF, Norm.L2, Norm.L1)
 
 
 def support(graph: Graph) -> tuple[Support, ...]:
@@ -17,5 +17,5 @@ def support(graph: Graph) -> tuple[Support, ...]:
         "",
     )
     return tuple(
-        Support(kind="bounds", method=method, norm=norm, supported=not reason, reason=reason) for method in METHODS for norm in NORMS
+        Support(kind="bounds", method=method, norm=norm, supported=not reason, reason=reason) for method in LADDERS for norm in NORMS
     )

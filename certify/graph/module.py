@@ -50,6 +50,15 @@ class GraphModule(nn.Module):
                 del values[name]
             yield operator, value
 
+    def name_a_parameter(self) -> None:
+        """Make a weight a parameter: auto-LiRPA 0.3 asks the first one for its dtype where it relaxes what is not a linear operator."""
+        slots = (slot for weights in self._slots for key, slot in weights.items() if key in ("weight", "0_0"))
+        slot = next(slots, None)
+        if slot is not None:
+            weight = getattr(self, slot)
+            delattr(self, slot)
+            self.register_parameter(slot, nn.Parameter(weight))
+
 
 def bounds_module(graph: Graph) -> GraphModule:
     """The same function in float64, every operator in the form that the bound engine treats soundly.
@@ -65,7 +74,9 @@ def bounds_module(graph: Graph) -> GraphModule:
                 "use randomized smoothing for this model",
             )
     rewritten = replace(graph, operators=tuple(operator.for_bounds() for operator in graph.operators))
-    return GraphModule(rewritten, torch.float64).eval().requires_grad_(False)
+    module = GraphModule(rewritten, torch.float64).eval()
+    module.name_a_parameter()
+    return module.requires_grad_(False)
 
 
 def _last_uses(graph: Graph) -> dict[int, list[str]]:

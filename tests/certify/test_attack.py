@@ -2,17 +2,90 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import pytest
 import torch
+from torch import Tensor
 
-from certify.attack import minimal_distance, pgd
+from certify.attack import _direction, _project, minimal_distance, pgd
 from certify.norms import Norm
 from tests.support.linear import LinearTruth
 
+ORDER = {Norm.L1: 1.0, Norm.L2: 2.0, Norm.LINF: math.inf}
 
-@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
+
+def lengths(delta: Tensor, norm: Norm) -> Tensor:
+    return torch.linalg.vector_norm(delta.flatten(1), ORDER[norm], dim=1)
+
+
+def steps(seed: int, *shape: int) -> Tensor:
+    """Random steps of very different lengths, one with ties, one with a single entry and one of zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    delta = torch.randn(shape, generator=generator, dtype=torch.float64)
+    delta *= torch.logspace(-2, 2, shape[0], dtype=torch.float64).reshape(-1, *(1,) * (len(shape) - 1))
+    delta[-1] = delta[-1].sign()
+    delta[-2] = 0.0
+    delta[-2].flatten()[0] = -7.0
+    delta[-3] = 0.0
+    return delta
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("shape", [(40, 1), (40, 7), (40, 2, 3, 4)])
+@pytest.mark.parametrize("radius", [0.03, 1.0, 5.0])
+def test_the_projection_is_the_nearest_point_of_the_ball(norm: Norm, shape: tuple[int, ...], radius: float) -> None:
+    delta = steps(1, *shape)
+    found = _project(delta.clone(), norm, radius)
+    assert found.shape == delta.shape
+    assert bool((lengths(found, norm) <= radius * (1 + 1e-12)).all())
+    inside = lengths(delta, norm) <= radius
+    assert 0 < int(inside.sum()) < len(delta)
+    torch.testing.assert_close(found[inside], delta[inside], rtol=0, atol=1e-15)
+    torch.testing.assert_close(_project(found.clone(), norm, radius), found, rtol=1e-12, atol=1e-15)
+    # p is the nearest point of a convex set iff (delta - p).(z - p) <= 0 for all its points z; over a ball the largest
+    # (delta - p).z is radius times the dual norm.
+    rest = (delta - found).flatten(1)
+    largest = radius * lengths(rest, norm.dual)
+    assert bool((largest <= (rest * found.flatten(1)).sum(1) + 1e-10 * (1 + largest)).all())
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("shape", [(30, 1), (30, 7), (30, 5, 8)])
+def test_the_direction_climbs_and_is_no_longer_than_one(norm: Norm, shape: tuple[int, ...]) -> None:
+    gradient = steps(2, *shape)
+    direction = _direction(gradient, norm)
+    climb = (direction * gradient).flatten(1).sum(1)
+    flat = (gradient == 0).flatten(1).all(1)
+    assert bool((climb[~flat] > 0).all())
+    assert not bool(direction[flat].any())
+    assert bool((lengths(direction, norm) <= 1 + 1e-6).all())
+    # No step of length one climbs faster than the dual norm; below twenty entries a sparse step reaches it too.
+    steepest = lengths(gradient, norm.dual)
+    assert bool((climb <= steepest * (1 + 1e-6)).all())
+    if norm is not Norm.L1 or gradient[0].numel() < 20:
+        torch.testing.assert_close(climb, steepest, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("norm", list(Norm))
+def test_on_a_linear_model_one_is_found_just_beyond_the_exact_distance_and_none_within(norm: Norm, normalised: bool) -> None:
+    truth = LinearTruth.random(8, 2, seed=9, normalised=normalised)  # one rival, so that the attack cannot choose another
+    module = truth.model().module("cpu", torch.float64)
+    for x in truth.examples(6, seed=2).x:
+        label = int(module(x.double().unsqueeze(0)).argmax())
+        exact = truth.distance(x.numpy(), label, norm)
+        inside, beyond = (
+            pgd(module, x, label, norm=norm, radius=float(exact) * share, generator=torch.Generator().manual_seed(0))
+            for share in (1 - 1e-9, 1.03)
+        )
+        assert inside is None
+        assert beyond is not None
+        assert exact <= Fraction(beyond.distance_upper) <= exact * Fraction(1.03) * (1 + Fraction(1, 10**9))
+
+
+@pytest.mark.parametrize("norm", list(Norm))
 def test_on_a_linear_model_it_comes_near_the_exact_distance_and_never_below(norm: Norm) -> None:
     truth = LinearTruth.random(6, 4, seed=7, normalised=True)
     module = truth.model().module("cpu", torch.float64)
@@ -26,20 +99,13 @@ def test_on_a_linear_model_it_comes_near_the_exact_distance_and_never_below(norm
         assert int(module(found.x.unsqueeze(0)).argmax()) != label
 
 
-def test_nothing_is_found_inside_the_exact_distance() -> None:
+@pytest.mark.parametrize("norm", list(Norm))
+def test_the_value_range_is_respected(norm: Norm) -> None:
     truth = LinearTruth.random(6, 4, seed=7)
     module = truth.model().module("cpu", torch.float64)
     x = truth.examples(1, seed=1).x[0]
     label = int(module(x.double().unsqueeze(0)).argmax())
-    inside = float(truth.distance(x.numpy(), label, Norm.L2)) * 0.99
-    assert pgd(module, x, label, norm=Norm.L2, radius=inside, generator=torch.Generator().manual_seed(0)) is None
-
-
-def test_the_value_range_is_respected() -> None:
-    truth = LinearTruth.random(6, 4, seed=7)
-    module = truth.model().module("cpu", torch.float64)
-    x = truth.examples(1, seed=1).x[0]
-    label = int(module(x.double().unsqueeze(0)).argmax())
-    found = pgd(module, x, label, norm=Norm.LINF, radius=5.0, generator=torch.Generator().manual_seed(0), value_range=(0.0, 1.0))
-    if found is not None:
-        assert 0.0 <= float(found.x.min()) <= float(found.x.max()) <= 1.0
+    found = pgd(module, x, label, norm=norm, radius=5.0, generator=torch.Generator().manual_seed(0), value_range=(0.0, 1.0))
+    assert found is not None
+    assert 0.0 <= float(found.x.min()) <= float(found.x.max()) <= 1.0
+    assert found.distance_upper <= 5.0 * (1 + 1e-9)

@@ -68,3 +68,18 @@ def test_loading_the_engine_leaves_the_recursion_limit() -> None:
     code = "import sys; from certify.bounds import lirpa_compat as c; n = sys.getrecursionlimit(); c.load()"
     code += "; assert sys.getrecursionlimit() == n"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class TestCrownL1(BoundsLaws):
+    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "crown", "norm": "l1", "max_radius": 4.0, "tolerance": 1e-5}
+    norm = Norm.L1
+
+
+class TestCrownIbpLinf(BoundsLaws):
+    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "crown-ibp", "norm": "linf", "max_radius": 4.0, "tolerance": 1e-5}
+    norm = Norm.LINF
+
+
+class TestAlphaCrownL2(CertifierLaws):
+    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "alpha-crown", "norm": "l2", "max_radius": 4.0}
+    norm = Norm.L2

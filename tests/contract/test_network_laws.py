@@ -38,7 +38,7 @@ def test_a_fault_of_the_engine_is_an_error_with_its_reason_and_never_a_radius(mo
     model = Model.from_onnx(small_cnn())
     spec = parse_spec({"certifiers": [{"kind": "bounds", "method": "crown", "norm": "linf", "max_radius": 1.0}]})
     examples = Examples((0,), torch.rand((1, *model.input_shape)), torch.tensor([0]))
-    bounded = type(LirpaEngine(model.graph, "crown", Norm.LINF)._bounded)
+    bounded = type(LirpaEngine(model.graph, Norm.LINF)._bounded)
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a shape it was not written for")
@@ -65,3 +65,15 @@ def test_clipping_never_shrinks_a_radius(clip: bool) -> None:
     whole = radii(False)
     assert all(a >= b * 0.999 for a, b in zip(radii(clip), whole, strict=True))
     assert not clip or sum(radii(clip)) > sum(whole)
+
+
+def test_a_wall_clock_limit_is_a_verdict_of_its_own_and_spares_the_others() -> None:
+    model = Model.from_onnx(small_cnn())
+    x = torch.rand((3, *model.input_shape), generator=torch.Generator().manual_seed(1))
+    entry = {"kind": "bounds", "method": "crown", "norm": "linf", "max_radius": 1.0, "timeout_seconds": 60.0}
+    spec, moments = parse_spec({"certifiers": [entry]}), iter([0.0, 0.0, 100.0, *([200.0] * 1000)])
+    run = run_for(spec, model, 3, now=lambda: next(moments))
+    first, *others = certify(model, Examples((0, 1, 2), x, torch.zeros(3, dtype=torch.int64)), spec, run)
+    assert (first.verdict, first.radius, first.prediction) == (Verdict.TIMEOUT, 0.0, None)
+    assert "wall-clock limit" in first.reason
+    assert all(certificate.radius > 0 for certificate in others)

@@ -15,8 +15,8 @@ from torch import Tensor
 from certify import Model
 from certify.attack import pgd
 from certify.bounds import lirpa_compat
-from certify.bounds.engine import LirpaEngine
-from certify.errors import ModelRejected
+from certify.bounds.engine import METHODS, LirpaEngine
+from certify.errors import ModelRejected, NumericalError
 from certify.graph.module import GraphModule, bounds_module
 from certify.norms import Norm
 from tests.support.onnx_models import Array, mlp, model_bytes, node, small_cnn
@@ -90,12 +90,16 @@ def in_ball(x: Tensor, norm: Norm, radius: float, count: int, seed: int) -> Tens
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((count, *x.shape), generator=generator, dtype=torch.float64)
     flat = noise.flatten(1)
-    length = flat.abs().amax(1) if norm is Norm.LINF else flat.norm(dim=1)
+    length = flat.norm({Norm.LINF: float("inf"), Norm.L2: 2.0, Norm.L1: 1.0}[norm], dim=1)
     scale = torch.rand(count, generator=generator, dtype=torch.float64)
     scale[: count // 2] = 1.0
     corners = flat.sign() * radius if norm is Norm.LINF else flat / length[:, None] * radius
     inside = flat / length[:, None] * (radius * scale)[:, None]
     inside[: count // 4] = corners[: count // 4]
+    if norm is Norm.L1:  # the corners of an l1 ball are its axes
+        axes = torch.arange(count // 4) % flat.shape[1]
+        inside[: count // 4] = 0.0
+        inside[torch.arange(count // 4), axes] = radius * flat[torch.arange(count // 4), axes].sign()
     return x.double() + inside.reshape(noise.shape)
 
 
@@ -130,17 +134,22 @@ class _Shifted:
         return logits - shift
 
 
-@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
-@pytest.mark.parametrize("method", ["ibp", "crown"])
+@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_input_in_the_ball_falls_below_the_bound(name: str, method: str, norm: Norm) -> None:
     model = Model.from_onnx(NETWORKS[name]())
-    engine = LirpaEngine(model.graph, method, norm)
+    engine = LirpaEngine(model.graph, norm)
     module = model.module("cpu", torch.float64)
     x = torch.rand(model.input_shape, generator=torch.Generator().manual_seed(3))
     label = int(engine.logits(x).argmax())
     for radius in RADII:
-        bound = engine.margin(x, label, radius)
+        try:
+            bound = engine.margin(x, label, radius, method)
+        except NumericalError:
+            # alpha-CROWN of 0.3 fails on some graphs; the ladder then keeps CROWN's answer, and nothing is claimed by it.
+            assert method == "alpha-crown"
+            continue
         assert np.isfinite(bound.lower)
         worst = worst_margin(module, x, label, norm, radius)
         assert bound.lower <= worst + SLACK * max(1.0, abs(worst))
@@ -169,7 +178,7 @@ def test_the_stock_ball_is_caught_behind_a_normalisation(method: str, radius: fl
     label = int(module(x.double().unsqueeze(0)).argmax())
     worst = worst_margin(module, x, label, Norm.L2, radius)
     assert stock_margin(model, x, label, 2.0, radius, method) > worst + 1e-3
-    assert LirpaEngine(model.graph, method.lower(), Norm.L2).margin(x, label, radius).lower <= worst
+    assert LirpaEngine(model.graph, Norm.L2).margin(x, label, radius, method.lower()).lower <= worst
 
 
 def test_one_hidden_layer_is_never_certified_beyond_the_exact_distance() -> None:
@@ -183,10 +192,10 @@ def test_one_hidden_layer_is_never_certified_beyond_the_exact_distance() -> None
     assert len(boundaries)
     for centre in (-1.5, -0.3, 0.1, 1.1):
         x = torch.tensor([centre])
-        engine = LirpaEngine(model.graph, "crown", Norm.LINF)
+        engine = LirpaEngine(model.graph, Norm.LINF)
         label = int(engine.logits(x).argmax())
         exact = float((boundaries - centre).abs().min()) + 1e-5
-        assert not engine.margin(x, label, exact).proved
+        assert not any(engine.margin(x, label, exact, method).proved for method in METHODS)
 
 
 def test_nan_proves_nothing() -> None:
@@ -205,4 +214,4 @@ def test_broadcast_data_has_not_been_shown_sound_and_is_refused(shape: tuple[int
     tail = [node("Flatten", "s", "f"), node("Gemm", "f w b", "logits", transB=1)]
     model = Model.from_onnx(model_bytes([*first, *tail], weights, input_shape=("batch", 2, 6, 6)))
     with pytest.raises(ModelRejected, match="broadcasts data"):
-        LirpaEngine(model.graph, "crown", Norm.LINF)
+        LirpaEngine(model.graph, Norm.LINF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -13,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certify.graph.operators.base import Node, Operator
+from certify.graph.operators.piecewise import ScaleShift, bend, two_sided
 
 # The functions bound propagation has been shown sound for.
-_BOUNDED = frozenset({"Relu", "Sigmoid", "Tanh"})
+_BOUNDED = frozenset({"Abs", "Neg", "Relu", "Sigmoid", "Tanh"})
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
@@ -54,6 +56,8 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Activation(Operator):
     """A function without parameters."""
 
+    relaxed: ClassVar[bool] = True
+
     types = tuple(_FUNCTIONS)
 
     @classmethod
@@ -65,7 +69,12 @@ class Activation(Operator):
 
     @property
     def unbounded(self) -> str:
-        return "" if self.type in _BOUNDED else {"Neg": "a negation"}.get(self.type, super().unbounded)
+        return "" if self.type in _BOUNDED else super().unbounded
+
+    def for_bounds(self) -> Operator:
+        if self.type == "Neg":
+            return ScaleShift.of(self, {"scale": np.full(1, -1.0), "shift": np.zeros(1)})
+        return two_sided(self, np.ones(1)) if self.type == "Abs" else self
 
 
 def _softplus(x: Tensor) -> Tensor:  # x: (batch, *shape)
@@ -99,6 +108,8 @@ _WITH_PARAMETERS: dict[str, Callable[..., Tensor]] = {
 class Parametric(Operator):
     """A function with a few numbers from the file."""
 
+    relaxed: ClassVar[bool] = True
+
     types = tuple(_PARAMETERS)
     parameters: tuple[float, ...]
 
@@ -112,10 +123,19 @@ class Parametric(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return _WITH_PARAMETERS[self.type](x[0], *self.parameters)
 
+    @property
+    def unbounded(self) -> str:
+        return "" if self.type == "HardSigmoid" else super().unbounded
+
+    def for_bounds(self) -> Operator:
+        return bend(self, 0.0, 1.0, (self.parameters[0], self.parameters[1])) if self.type == "HardSigmoid" else self
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeakyRelu(Operator):
     """max(x, 0) + slope * min(x, 0)."""
+
+    relaxed: ClassVar[bool] = True
 
     types = ("LeakyRelu",)
     slope: float
@@ -129,7 +149,10 @@ class LeakyRelu(Operator):
 
     @property
     def unbounded(self) -> str:
-        return "" if 0.0 <= self.slope <= 1.0 else f"a leaky ReLU with slope {self.slope:g}, outside [0, 1]"
+        return ""
+
+    def for_bounds(self) -> Operator:
+        return self if 0.0 <= self.slope <= 1.0 else two_sided(self, np.full(1, -self.slope, np.float64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +177,8 @@ class Gelu(Operator):
 class Clip(Operator):
     """min(max(x, low), high); an end left out is infinite."""
 
+    relaxed: ClassVar[bool] = True
+
     types = ("Clip",)
     low: float
     high: float
@@ -177,6 +202,13 @@ class Clip(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return x[0].clamp(self.low, self.high)
 
+    @property
+    def unbounded(self) -> str:
+        return "" if self.low < math.inf and self.high > -math.inf else "a clip to infinity"
+
+    def for_bounds(self) -> Operator:
+        return bend(self, self.low, self.high)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Truth(Operator):
@@ -199,6 +231,8 @@ class Truth(Operator):
 class PRelu(Operator):
     """x where it is positive, slope * x elsewhere; the slope is shared along axes of length 1."""
 
+    relaxed: ClassVar[bool] = True
+
     types = ("PRelu",)
 
     @classmethod
@@ -212,3 +246,10 @@ class PRelu(Operator):
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return torch.where(x[0] > 0, x[0], x[0] * weights["slope"])
+
+    @property
+    def unbounded(self) -> str:
+        return ""
+
+    def for_bounds(self) -> Operator:
+        return two_sided(self, -self.weights["slope"].astype(np.float64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from certify.graph.layout import Layout
 from certify.graph.operators.base import Array, Node, Operator
+from certify.graph.operators.piecewise import NEAR, Extreme, Mixture
 
 
 def _truth(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -151,13 +152,30 @@ class Arithmetic(Broadcast):
 
     @property
     def unbounded(self) -> str:
-        if self.type not in ("Add", "Sub", "Mul", "Div"):
+        if self.type not in ("Add", "Sub", "Mul", "Div", *_MANY):
             return super().unbounded
+        if not all(np.all(np.isfinite(value)) for value in self.weights.values()):
+            return "arithmetic with infinity"
         if self.type in ("Mul", "Div") and len(self.inputs) == 2:
             return "a product or quotient of two data tensors"
         if self.widens:  # bounds on broadcast data have not been shown sound
             return "arithmetic that broadcasts data to a larger shape"
         return "a constant divided by data" if self.type == "Div" and self.views[0] is None else ""
+
+    def for_bounds(self) -> Operator:
+        """Extremes as ReLUs of differences; sums of many and means with the constants put together; no constant is broadcast."""
+        if self.type not in _MANY:
+            return replace(self, weights={name: self.spread(value) for name, value in self.weights.items()})
+        constants = [value.astype(np.float64) for value in self.weights.values()]
+        if self.type in ("Sum", "Mean"):
+            share = 1 / len(self.views) if self.type == "Mean" else 1.0
+            weights = {str(i): np.full(1, share) for i in range(len(self.inputs))}
+            return Mixture.of(self, {**weights, "constant": share * sum(constants, np.zeros(1))})
+        weights = {}
+        if constants:
+            constant = np.asarray(reduce(np.maximum if self.type == "Max" else np.minimum, constants))
+            weights["near" if np.abs(constant).max() <= NEAR else "far"] = constant
+        return replace(Extreme.of(self, weights), largest=self.type == "Max")
 
 
 def _number(node: Node, value: Array) -> Array:
@@ -168,22 +186,6 @@ def _number(node: Node, value: Array) -> Array:
     if node.type not in _MASKING and not np.all(np.isfinite(value)):
         raise node.reject("has a constant with infinity in it", "check the training run and export finite weights")
     return value.astype(np.float32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScaleShift(Operator):
-    """x * scale + shift with per-channel constants: what a normalisation in eval mode is."""
-
-    @classmethod
-    def read(cls, node: Node) -> Operator:
-        raise node.reject("is not an ONNX operator")
-
-    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
-        return x[0] * weights["scale"] + weights["shift"]
-
-    @property
-    def unbounded(self) -> str:
-        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,3 +201,29 @@ class Where(Broadcast):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape) each
         condition, yes, no = self.values(weights, x)
         return torch.where(condition != 0, yes, no)
+
+    @property
+    def unbounded(self) -> str:
+        if self.views[0] is not None:
+            return "a choice that depends on data"
+        if self.widens:
+            return "a choice that broadcasts data to a larger shape"
+        chosen = self._constant()
+        return "" if np.all(np.isfinite(chosen)) else "a choice of infinity"
+
+    def for_bounds(self) -> Operator:
+        """Each operand times 1 where it is chosen and 0 elsewhere."""
+        masks = [mask.astype(np.float64) for mask, view in zip(self._masks(), self.views[1:], strict=True) if view is not None]
+        return Mixture.of(self, {**{str(i): mask for i, mask in enumerate(masks)}, "constant": self._constant()})
+
+    def _masks(self) -> tuple[Array, Array]:
+        """Where the first operand is chosen, and where the second is."""
+        condition = np.asarray(self.weights["0"]) != 0
+        return condition, ~condition
+
+    def _constant(self) -> Array:
+        total = np.zeros(1)
+        for place, mask in zip(("1", "2"), self._masks(), strict=True):
+            if place in self.weights:
+                total = total + np.where(mask, self.weights[place].astype(np.float64), 0.0)
+        return total

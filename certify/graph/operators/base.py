@@ -128,12 +128,14 @@ class Operator(ABC):
     """One step of the graph. At run time every tensor is (batch, *shape)."""
 
     types: ClassVar[tuple[str, ...]] = ()
+    relaxed: ClassVar[bool] = False  # bound propagation replaces it by linear bounds, and needs those of its inputs first
 
     type: str
     name: str
     inputs: tuple[str, ...]
     output: str
     layout: Layout
+    sources: tuple[Shape, ...] = ()  # the shape of one example of each input
     weights: Weights = field(default_factory=dict, repr=False)
     on_the_way: int = 0  # values made for one example besides the output, and forgotten again
 
@@ -174,6 +176,10 @@ class Operator(ABC):
         """The same function in a form that the bound engine treats soundly; weights may become float64."""
         return self
 
+    def spread(self, value: Array) -> Array:
+        """A constant in float64, in the full shape of one output: the bound engine does not broadcast every shape."""
+        return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float64), self.shape))
+
     @classmethod
     def common(
         cls, node: Node, layout: Layout, *, inputs: tuple[str, ...] | None = None, weights: Weights | None = None, output: str = ""
@@ -185,12 +191,14 @@ class Operator(ABC):
             raise node.reject(
                 f"makes a tensor of shape {shown}", f"keep every tensor below {MAX_TENSOR_ELEMENTS} values and {MAX_RANK} axes"
             )
+        names = inputs or (node.data(0),)
         return {
             "type": node.type,
             "name": node.name,
-            "inputs": inputs or (node.data(0),),
+            "inputs": names,
             "output": output or node.output,
             "layout": layout,
+            "sources": tuple(node.layouts[name].shape for name in names),
             "weights": weights or {},
         }
 

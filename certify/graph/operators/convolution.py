@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from certify.graph.layout import Layout
+from certify.graph.operators.affine import MAX_MATRIX, Dense
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator, spatial_pads
 
 MAX_STEP = 2**20
@@ -113,7 +115,7 @@ def _filters(node: Node) -> tuple[dict[str, Array], int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conv(Operator):
+class Conv(Dense):
     """Cross-correlation with groups, strides, dilations and zero padding."""
 
     types = ("Conv",)
@@ -137,9 +139,54 @@ class Conv(Operator):
 
     @property
     def unbounded(self) -> str:
-        if len(self.window.kernel) != 2:
-            return f"a {len(self.window.kernel)}-D convolution"
-        return "" if self.window.symmetric else "a convolution with different padding on opposite sides"
+        if len(self.window.kernel) == 3:
+            return super().unbounded
+        grown = math.prod(self.weights["weight"].shape[:2]) * math.prod(self._grown().kernel)
+        return "" if grown <= MAX_MATRIX else f"a convolution that needs {grown} weights, more than {MAX_MATRIX}, to be padded evenly"
+
+    def for_bounds(self) -> Operator:
+        """Convolutions in one dimension get a second one of length 1; those in three are read off as a matrix."""
+        if len(self.window.kernel) == 3:
+            return super().for_bounds()
+        if len(self.window.kernel) == 2 and self._even:
+            return self
+        window, bias = self._grown(), {name: value for name, value in self.weights.items() if name == "bias"}
+        weight = self.weights["weight"].astype(np.float64)
+        filters = np.zeros((*weight.shape[:2], *window.kernel))
+        steps = zip(self.window.begins, self.window.kernel, self.window.dilations, window.begins, strict=True)
+        taps = tuple(slice(even - begin, even - begin + (k - 1) * d + 1, d) for begin, k, d, even in steps)
+        filters[(slice(None), slice(None), *taps)] = weight
+        flat = len(window.kernel) == 1
+        return EvenConv(
+            type="EvenConv",
+            name=self.name,
+            inputs=self.inputs,
+            output=self.output,
+            layout=self.layout,
+            sources=self.sources,
+            weights={"weight": filters[..., None] if flat else filters, **bias},
+            strides=window.strides,
+            pads=window.begins,
+            groups=self.groups,
+            flat=flat,
+        )
+
+    @property
+    def _even(self) -> bool:
+        """In the form that the bound engine knows: the same padding on opposite sides and the same dilation on both axes."""
+        return self.window.symmetric and len(set(self.window.dilations)) == 1
+
+    def _grown(self) -> Window:
+        """The same convolution without dilations, evenly padded: the kernel has zeros between its taps and on the shorter side."""
+        window = self.window
+        if self._even and len(window.kernel) == 2:
+            return window
+        half = len(window.kernel)
+        begins, ends = window.pads[:half], window.pads[half:]
+        even = tuple(max(pair) for pair in zip(begins, ends, strict=True))
+        reach = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
+        kernel = tuple(r + 2 * p - b - e for r, p, b, e in zip(reach, even, begins, ends, strict=True))
+        return replace(window, kernel=kernel, dilations=(1,) * half, pads=even * 2)
 
     @property
     def flops(self) -> int:
@@ -147,7 +194,32 @@ class Conv(Operator):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvTranspose(Operator):
+class EvenConv(Operator):
+    """A 2-D convolution without dilations, padded by the same on opposite sides; `flat` when the second axis is only there for it."""
+
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    groups: int
+    flat: bool
+
+    @classmethod
+    def read(cls, node: Node) -> Operator:
+        raise node.reject("is not an ONNX operator")
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, *spatial)
+        if not self.flat:
+            return F.conv2d(x[0], weights["weight"], weights.get("bias"), self.strides, self.pads, 1, self.groups)
+        image = x[0].reshape(-1, *self.sources[0], 1)
+        made = F.conv2d(image, weights["weight"], weights.get("bias"), (*self.strides, 1), (*self.pads, 0), 1, self.groups)
+        return made.reshape(-1, *self.shape)
+
+    @property
+    def unbounded(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvTranspose(Dense):
     """The transpose of a convolution: spreads each value over a window; `crops` are cut off (begins, then ends; below zero: added)."""
 
     types = ("ConvTranspose",)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from certify.graph.layout import Layout
+from certify.graph.operators.affine import Affine, Maps, along_axes
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator
 from certify.graph.operators.shape import Movement
 
@@ -47,9 +49,13 @@ class DepthToSpace(Movement):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, height, width)
         return x[0].reshape(-1, *self.split).permute(self.order).reshape(-1, *self.shape)
 
+    @property
+    def unbounded(self) -> str:
+        return ""  # reshapes and a transpose as they are
+
 
 @dataclass(frozen=True, kw_only=True)
-class Resize(Operator):
+class Resize(Affine):
     """Each axis by its own matrix of interpolation weights, which does not depend on the data."""
 
     types = ("Resize", "Upsample")
@@ -76,6 +82,12 @@ class Resize(Operator):
         for dim in self.dims:
             value = (value.transpose(dim, -1) @ weights[str(dim)].T).transpose(dim, -1)
         return value
+
+    def maps(self) -> Maps:
+        return (along_axes(self.sources[0], {dim: (len(self.weights[str(dim)]), partial(self._along, dim)) for dim in self.dims}),)
+
+    def _along(self, dim: int) -> Array:
+        return self.weights[str(dim)]
 
     @property
     def flops(self) -> int:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certify.graph.layout import Layout
+from certify.graph.operators.affine import Affine, Maps, along_axes, linear_form, too_large
 from certify.graph.operators.base import Array, Node, Operator
 
 
@@ -65,16 +66,23 @@ class Linear(Operator):
         return product if bias is None else product + bias * self.beta
 
     def for_bounds(self) -> Operator:
-        if self.alpha == 1.0 and self.beta == 1.0:
+        if len(self.shape) > 1:
+            bias = self.weights.get("bias")
+            return linear_form(self, self._maps(), offset=None if bias is None else bias.astype(np.float64) * self.beta)
+        if self.alpha == 1.0 and self.beta == 1.0 and "bias" in self.weights:
             return self
-        scaled = {"weight": self.weights["weight"].astype(np.float64) * self.alpha}
-        if "bias" in self.weights:
-            scaled["bias"] = self.weights["bias"].astype(np.float64) * self.beta
+        # Without a bias the product is traced as another operator, of which the engine gives no margins.
+        bias = self.weights.get("bias", np.zeros(self.shape[-1]))
+        scaled = {"weight": self.weights["weight"].astype(np.float64) * self.alpha, "bias": bias.astype(np.float64) * self.beta}
         return replace(self, weights=scaled, alpha=1.0, beta=1.0)
 
     @property
     def unbounded(self) -> str:
-        return "" if len(self.shape) == 1 else "a matrix product on examples of more than one axis"
+        return "" if len(self.shape) == 1 else too_large(self.type, self._maps())
+
+    def _maps(self) -> Maps:
+        matrix, shape = self.weights["weight"], self.sources[0]
+        return (along_axes(shape, {len(shape): (len(matrix), lambda: matrix.astype(np.float64) * self.alpha)}),)
 
     @property
     def flops(self) -> int:
@@ -82,7 +90,7 @@ class Linear(Operator):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftMatMul(Operator):
+class LeftMatMul(Affine):
     """weight @ x with a matrix on the left: acts on the second to last axis of each example."""
 
     @classmethod
@@ -99,9 +107,9 @@ class LeftMatMul(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, ..., in, columns)
         return F.linear(x[0].transpose(-1, -2), weights["weight"]).transpose(-1, -2)
 
-    @property
-    def unbounded(self) -> str:
-        return "a matrix product with the constant on the left"
+    def maps(self) -> Maps:
+        matrix, shape = self.weights["weight"], self.sources[0]
+        return (along_axes(shape, {len(shape) - 1: (len(matrix), lambda: matrix)}),)
 
     @property
     def flops(self) -> int:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.graph.operators.arithmetic import ScaleShift
 from certify.graph.operators.base import Array, Node, Operator
+from certify.graph.operators.piecewise import ScaleShift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,7 @@ class BatchNormalization(Operator):
         scale = exact["scale"] / np.sqrt(exact["var"] + self.epsilon)
         shift = exact["bias"] - exact["mean"] * scale
         channels = (-1,) + (1,) * (len(self.shape) - 1)
-        return ScaleShift(
-            type="ScaleShift",
-            name=self.name,
-            inputs=self.inputs,
-            output=self.output,
-            layout=self.layout,
-            weights={"scale": scale.reshape(channels), "shift": shift.reshape(channels)},
-        )
+        return ScaleShift.of(self, {"scale": scale.reshape(channels), "shift": shift.reshape(channels)})
 
     @property
     def flops(self) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.graph.layout import Layout
+from certify.graph.layout import Layout, Shape
+from certify.graph.operators.affine import Affine, Along, LinearForm, Maps, along_axes, apply_along, linear_form, picks, too_large
 from certify.graph.operators.base import Array, Node, Operator, spatial_pads
 from certify.graph.operators.convolution import Window
 
@@ -47,6 +50,8 @@ def _stretched(window: Window, over: tuple[int, ...]) -> Window:
 class MaxPool(Operator):
     """The largest value of each window; padding never wins."""
 
+    relaxed: ClassVar[bool] = True
+
     types = ("MaxPool",)
     window: Window
 
@@ -67,16 +72,67 @@ class MaxPool(Operator):
 
     @property
     def unbounded(self) -> str:
+        if len(self.window.kernel) == 3:
+            return "max pooling over three axes"
+        return "" if self._apart else too_large(self.type, (self._windows(),))
+
+    def for_bounds(self) -> Operator:
+        """Windows that overlap, are padded or dilated are laid out one beside the other first."""
+        if self._apart:
+            return self
+        kernel = self.window.kernel
+        view = (self.shape[0], *(made * k for made, k in zip(self.shape[1:], kernel, strict=True)))
+        flat = len(kernel) == 1
+        return MaxOfWindows.of_steps(self, self._windows(), (*view, 1) if flat else view, (*kernel, 1) if flat else kernel)
+
+    @property
+    def _apart(self) -> bool:
+        """In the form that the bound engine knows; it drops what is left over at the edges only where both axes have some."""
+        fits = all(made * k == size for made, k, size in zip(self.shape[1:], self.window.kernel, self.sources[0][1:], strict=True))
         plain = self.window.kernel == self.window.strides and not any(self.window.pads) and set(self.window.dilations) == {1}
-        return "" if plain and len(self.window.kernel) == 2 else "max pooling whose windows overlap, are padded, dilated or not 2-D"
+        return fits and plain and len(self.window.kernel) == 2
+
+    def _windows(self) -> tuple[Along, ...]:
+        sizes = zip(self.shape[1:], self.window.kernel, self.sources[0][1:], strict=True)
+        axes = {2 + i: (made * k, partial(_laid_out, self.window, i, made, size)) for i, (made, k, size) in enumerate(sizes)}
+        return along_axes(self.sources[0], axes)
 
     @property
     def flops(self) -> int:
         return math.prod(self.shape) * math.prod(self.window.kernel)
 
 
+def _laid_out(window: Window, axis: int, made: int, length: int) -> Array:
+    """Along one axis the values of each window in turn; the padding repeats a value of the window, which changes no maximum."""
+    starts = np.arange(made) * window.strides[axis] - window.begins[axis]
+    places = starts[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis]
+    inside = (places >= 0) & (places < length)
+    first = places[np.arange(made), inside.argmax(axis=1)]
+    return picks(np.where(inside, places, first[:, None]).reshape(-1), length)
+
+
 @dataclass(frozen=True, kw_only=True)
-class AveragePool(Operator):
+class MaxOfWindows(LinearForm):
+    """Values laid out by fixed maps, then the maximum of each window: windows side by side, all of `kernel`, nothing left over."""
+
+    view: Shape
+    kernel: tuple[int, ...]
+
+    @classmethod
+    def of_steps(cls, operator: Operator, steps: tuple[Along, ...], view: Shape, kernel: tuple[int, ...]) -> Operator:
+        form = linear_form(operator, (steps,))
+        fields = {name: getattr(form, name) for name in ("name", "inputs", "output", "layout", "sources", "weights", "steps")}
+        return cls(**fields, type="MaxOfWindows", view=view, kernel=kernel)
+
+    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, *spatial)
+        value = x[0]
+        for k, step in enumerate(self.steps[0]):
+            value = apply_along(value, weights[f"0_{k}"], *step)
+        return F.max_pool2d(value.reshape(-1, *self.view), self.kernel, self.kernel).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragePool(Affine):
     """The sum of each window over `share`: the number of values in it, the zeros of the padding counted or not."""
 
     types = ("AveragePool",)
@@ -102,13 +158,28 @@ class AveragePool(Operator):
         mean: Tensor = pool(value, self.window.kernel, self.window.strides)
         return mean if self.even else mean * weights["share"]
 
-    @property
-    def unbounded(self) -> str:
-        return "average pooling over windows"
+    def maps(self) -> Maps:
+        """The mean of the windows of each axis, the zeros of the padding counted; `share` makes up for those that do not count."""
+        found = {}
+        for axis in range(len(self.window.kernel)):
+            made, length = self.shape[1 + axis], self.sources[0][1 + axis]
+            found[2 + axis] = (made, partial(_means, self.window, axis, made, length))
+        return (along_axes(self.sources[0], found),)
+
+    def scale(self) -> Array | None:
+        return self.weights.get("share")
 
     @property
     def flops(self) -> int:
         return math.prod(self.shape) * math.prod(self.window.kernel)
+
+
+def _means(window: Window, axis: int, made: int, length: int) -> Array:
+    """Along one axis the mean of each window, padding counted as zeros: (made, length)."""
+    starts = (np.arange(made) * window.strides[axis] - window.begins[axis])[:, None]
+    places, kernel = np.arange(length), window.kernel[axis]
+    matrix: Array = ((places >= starts) & (places < starts + kernel)) / kernel
+    return matrix
 
 
 def _counts(window: Window, over: tuple[int, ...], spatial: tuple[int, ...], count_padding: bool) -> Array:
@@ -133,7 +204,7 @@ def _sums(line: Array, kernel: int, dilation: int) -> Array:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalPool(Operator):
+class GlobalPool(Affine):
     """The mean or the maximum over all positions of each channel."""
 
     types = ("GlobalAveragePool", "GlobalMaxPool")
@@ -153,4 +224,14 @@ class GlobalPool(Operator):
 
     @property
     def unbounded(self) -> str:
-        return "" if self.type == "GlobalAveragePool" and len(self.shape) == 3 else super().unbounded
+        return "" if self.type == "GlobalMaxPool" else super().unbounded
+
+    def maps(self) -> Maps:
+        channels, count = self.shape[0], math.prod(self.sources[0][1:])
+        return ((Along(channels, count, 1, 1, lambda: np.full((1, count), 1 / count)),),)
+
+    def for_bounds(self) -> Operator:
+        count = math.prod(self.sources[0][1:])
+        if self.type == "GlobalMaxPool":
+            return MaxOfWindows.of_steps(self, (), (self.shape[0], count, 1), (count, 1))
+        return self if len(self.shape) == 3 else super().for_bounds()

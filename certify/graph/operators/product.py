@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from certify.graph.layout import Layout
+from certify.graph.operators.affine import Dense
 from certify.graph.operators.arithmetic import agreed, beside
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator
 from certify.graph.operators.linear import LeftMatMul, Linear
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatMul(Operator):
+class MatMul(Dense):
     """x @ y over the last two axes; the axes before them broadcast, the batch among them."""
 
     types = ("MatMul",)
@@ -58,7 +59,7 @@ class MatMul(Operator):
 
     @property
     def unbounded(self) -> str:
-        return "a product of two data tensors" if len(self.inputs) == 2 else "a product with a stack of matrices"
+        return "a product of two data tensors" if len(self.inputs) == 2 else super().unbounded
 
     @property
     def flops(self) -> int:
@@ -92,7 +93,7 @@ _MAX_OPERANDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Einsum(Operator):
+class Einsum(Dense):
     """A sum of products by letters; the batch has a letter of its own, which every data input and the output carry."""
 
     types = ("Einsum",)
@@ -124,6 +125,10 @@ class Einsum(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape) each
         rest = iter(x)
         return torch.einsum(self.equation, *(next(rest) if data else weights[str(i)] for i, data in enumerate(self.order)))
+
+    @property
+    def unbounded(self) -> str:
+        return super().unbounded if len(self.inputs) == 1 else "a product of several data tensors"
 
     @property
     def flops(self) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from certify.graph.operators.affine import Affine, Maps, along_axes
 from certify.graph.operators.base import Node, Operator
 
 _REDUCTIONS: dict[str, Callable[[Tensor, tuple[int, ...], bool], Tensor]] = {
@@ -39,7 +42,7 @@ def _dims(node: Node, axes: list[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reduce(Operator):
+class Reduce(Affine):
     """One number for each line along the axes, which stay with length 1 or go."""
 
     types = tuple(_REDUCTIONS)
@@ -60,6 +63,15 @@ class Reduce(Operator):
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return _REDUCTIONS[self.type](x[0], self.dims, self.keep)
+
+    @property
+    def unbounded(self) -> str:
+        return super().unbounded if self.type in ("ReduceMean", "ReduceSum") else f"the operator {self.type}"
+
+    def maps(self) -> Maps:
+        shape, mean = self.sources[0], self.type == "ReduceMean"
+        rows = {dim: partial(np.full, (1, shape[dim - 1]), 1 / shape[dim - 1] if mean else 1.0) for dim in self.dims}
+        return (along_axes(shape, {dim: (1, row) for dim, row in rows.items()}),)
 
     @property
     def flops(self) -> int:
@@ -96,7 +108,7 @@ class Softmax(Operator):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CumSum(Operator):
+class CumSum(Affine):
     """Running sums along an axis."""
 
     types = ("CumSum",)
@@ -112,6 +124,10 @@ class CumSum(Operator):
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return x[0].cumsum(self.dim)
+
+    def maps(self) -> Maps:
+        length = self.sources[0][self.dim - 1]
+        return (along_axes(self.sources[0], {self.dim: (length, lambda: np.tril(np.ones((length, length))))}),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.graph.layout import Layout
+from certify.graph.layout import Layout, Shape
+from certify.graph.operators.affine import Affine, Along, Maps, along_axes, picks
 from certify.graph.operators.arithmetic import beside
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator
 from certify.graph.operators.shape import Movement
@@ -20,7 +21,7 @@ _END = 2**31 - 1  # from here on an end of a slice means "to the end"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slice(Movement):
+class Slice(Affine, Movement):
     """A range of places along each axis."""
 
     types = ("Slice",)
@@ -60,6 +61,9 @@ class Slice(Movement):
                 value = value.index_select(dim, torch.arange(start, stop, step, device=value.device))
         return value
 
+    def maps(self) -> Maps:
+        return (_picked(self.sources[0], {dim: np.arange(*places) for dim, places in enumerate(self.ranges, start=1)}),)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split(Slice):
@@ -85,7 +89,7 @@ class Split(Slice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gather(Movement):
+class Gather(Affine, Movement):
     """The places along one axis that a constant names; a single number takes the axis away."""
 
     types = ("Gather",)
@@ -133,9 +137,12 @@ class Gather(Movement):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
         return x[0].index_select(self.dim, weights["indices"].reshape(-1)).reshape(-1, *self.shape)
 
+    def maps(self) -> Maps:
+        return (_picked(self.sources[0], {self.dim: self.weights["indices"].reshape(-1)}),)
+
 
 @dataclass(frozen=True, kw_only=True)
-class GatherND(Movement):
+class GatherND(Affine, Movement):
     """The places along the first axes that a constant names, one tuple for each value of the result."""
 
     types = ("GatherND",)
@@ -161,9 +168,12 @@ class GatherND(Movement):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
         return x[0].reshape(-1, *self.view).index_select(1, weights["places"]).reshape(-1, *self.shape)
 
+    def maps(self) -> Maps:
+        return (_picked(self.view, {1: self.weights["places"]}),)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Concat(Movement):
+class Concat(Affine, Movement):
     """Tensors one after another along an axis; constants are the same for every example."""
 
     types = ("Concat",)
@@ -192,9 +202,38 @@ class Concat(Movement):
         parts = [next(rest) if data else weights[str(i)].expand(len(x[0]), *weights[str(i)].shape) for i, data in enumerate(self.order)]
         return torch.cat(parts, self.dim)
 
+    def maps(self) -> Maps:
+        """Each part is sent to its places; where it has nothing to say, it adds zero."""
+        total = self.shape[self.dim - 1]
+        starts = [start for start, data in zip(self._starts(), self.order, strict=True) if data]
+        found = []
+        for shape, start in zip(self.sources, starts, strict=True):
+            length = shape[self.dim - 1]
+            places = np.arange(total) - start
+            found.append(_picked(shape, {self.dim: np.where(places < length, places, -1)}))
+        return tuple(found)
+
+    def offset(self) -> Array | None:
+        if all(self.order):
+            return None
+        parts = [np.zeros(()) if data else self.weights[str(i)] for i, data in enumerate(self.order)]
+        value = np.zeros(self.shape)
+        for start, part, data in zip(self._starts(), parts, self.order, strict=True):
+            if not data:
+                window = [slice(None)] * len(self.shape)
+                window[self.dim - 1] = slice(start, start + part.shape[self.dim - 1])
+                value[tuple(window)] = part
+        return value
+
+    def _starts(self) -> list[int]:
+        """Where each part begins."""
+        rest = iter(self.sources)
+        lengths = [(next(rest) if data else self.weights[str(i)].shape)[self.dim - 1] for i, data in enumerate(self.order)]
+        return [sum(lengths[:i]) for i in range(len(lengths))]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Expand(Movement):
+class Expand(Affine, Movement):
     """Values repeated along axes of length 1, and along new ones in front."""
 
     types = ("Expand",)
@@ -215,9 +254,13 @@ class Expand(Movement):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
         return x[0].reshape(-1, *self.view).expand(-1, *self.shape)
 
+    def maps(self) -> Maps:
+        longer = {dim: np.zeros(new, np.int64) for dim, (old, new) in enumerate(zip(self.view, self.shape, strict=True), 1) if old != new}
+        return (_picked(self.view, longer),)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Tile(Movement):
+class Tile(Affine, Movement):
     """Each axis a number of times over."""
 
     types = ("Tile",)
@@ -236,12 +279,25 @@ class Tile(Movement):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
         return x[0].repeat(self.repeats)
 
+    def maps(self) -> Maps:
+        places = {dim: np.tile(np.arange(size), self.repeats[dim]) for dim, size in enumerate(self.sources[0], start=1)}
+        return (_picked(self.sources[0], places),)
+
+
+def _picked(shape: Shape, places: Mapping[int, Array]) -> tuple[Along, ...]:
+    """Each named axis of `shape` (counted from 1) made of the values at these places; axes that stay as they are cost nothing."""
+
+    def one(dim: int) -> tuple[int, Callable[[], Array]]:
+        return len(places[dim]), lambda: picks(places[dim], shape[dim - 1])
+
+    return along_axes(shape, {dim: one(dim) for dim, value in places.items() if not np.array_equal(value, np.arange(shape[dim - 1]))})
+
 
 _NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pad(Movement):
+class Pad(Affine, Movement):
     """Axes made longer by a constant, or by values of the example itself (`index_`, places along an axis); or cut."""
 
     types = ("Pad",)
@@ -280,6 +336,33 @@ class Pad(Movement):
         for dim in self.along:
             value = value.index_select(dim, weights[str(dim)])
         return value
+
+    @property
+    def unbounded(self) -> str:
+        return super().unbounded if np.isfinite(self.value) else "padding with infinity"
+
+    def maps(self) -> Maps:
+        if self.along:
+            return (_picked(self.sources[0], {dim: self.weights[str(dim)] for dim in self.along}),)
+        return (_picked(self.sources[0], self._places()),)
+
+    def offset(self) -> Array | None:
+        """The fill value wherever an axis lies outside the example."""
+        if self.along or not self.value:
+            return None
+        outside = np.zeros(self.shape, dtype=bool)
+        for dim, places in self._places().items():
+            outside |= (places < 0).reshape(-1, *(1,) * (len(self.shape) - dim))
+        return np.where(outside, self.value, 0.0)
+
+    def _places(self) -> dict[int, Array]:
+        """For each axis where each value comes from; -1 where it is filled in."""
+        shape, found = self.sources[0], {}
+        for dim, size in enumerate(shape, start=1):
+            begin, end = self.pads[2 * (len(shape) - dim) : 2 * (len(shape) - dim) + 2]
+            places = np.arange(-begin, size + end)
+            found[dim] = np.where(places < size, places, -1).clip(min=-1)
+        return found
 
 
 def _pads(node: Node, layout: Layout) -> tuple[list[int], list[int]]:

@@ -1,0 +1,128 @@
+"""From cheap methods to tight ones: each radius is tried with the next method only while it is undecided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from certify.bounds.engine import BoundsEngine, MarginBound
+from certify.bounds.radius import Found, extend, largest_radius
+from certify.errors import Cancelled, NumericalError
+
+# alpha-CROWN starts from CROWN and may only gain on it; its bound counts beside CROWN's own.
+LADDERS = {
+    "ibp": ("ibp",),
+    "crown-ibp": ("crown-ibp",),
+    "crown": ("crown",),
+    "alpha-crown": ("crown", "alpha-crown"),
+    "best": ("ibp", "crown-ibp", "crown", "alpha-crown"),
+}
+
+
+class OutOfTime(Exception):
+    """The wall-clock limit of one example has passed."""
+
+
+class Ladder:
+    """Proves a margin at a radius by the cheapest of its methods that can; every answer is the full verification by one of them.
+
+    For one example at a time. A method that failed at a radius is not tried again at a larger one: that costs power where bounds are
+    not monotone, never soundness.
+
+    Args:
+        engine: proves margins.
+        methods: cheapest first.
+        should_stop: polled before every bound; True raises `Cancelled`.
+        is_late: polled likewise; True raises `OutOfTime`.
+    """
+
+    def __init__(
+        self,
+        engine: BoundsEngine,
+        methods: tuple[str, ...],
+        should_stop: Callable[[], bool] = lambda: False,
+        is_late: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._engine, self._methods, self._should_stop, self._is_late = engine, methods, should_stop, is_late
+        self._failed: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Forget what was learnt about the last example."""
+        self._failed.clear()
+
+    def margin(
+        self,
+        x: Tensor,  # (*input), raw input units
+        label: int,
+        radius: float,
+    ) -> MarginBound:
+        """The first bound that proves the radius, or the best of those that do not.
+
+        Raises:
+            NumericalError: no method could answer; the last one's fault.
+        """
+        best: MarginBound | None = None
+        fault: NumericalError | None = None
+        for method in self._methods:
+            last = method == self._methods[-1]
+            if not last and radius >= self._failed.get(method, math.inf):
+                best = best or MarginBound(math.nan, 0.0, method)
+                continue
+            try:
+                bound = self._bound(x, label, radius, method)
+            except NumericalError as error:
+                fault = error
+                continue
+            if bound.proved:
+                return bound
+            self._failed[method] = min(radius, self._failed.get(method, math.inf))
+            if best is None or math.isnan(best.lower) or bound.lower > best.lower:
+                best = bound
+        if best is None:
+            assert fault is not None
+            raise fault
+        return best
+
+    def largest(
+        self,
+        x: Tensor,  # (*input), raw input units
+        label: int,
+        centre_margin: float,
+        cap: float,
+        tolerance: float,
+    ) -> Found | None:
+        """The largest radius up to `cap` that a method proves; each goes on from where the cheaper one before it ended.
+
+        Raises:
+            NumericalError: no method could answer; the last one's fault.
+        """
+        best: Found | None = None
+        faults: list[NumericalError] = []
+        for method in self._methods:
+            verify = partial(self._bound, x, label, method=method)
+            try:
+                if best is None:
+                    best = largest_radius(verify, centre_margin, cap, tolerance)
+                elif not best.at_cap:
+                    best = extend(verify, best, cap, tolerance)
+            except NumericalError as error:
+                faults.append(error)
+        if len(faults) == len(self._methods):
+            raise faults[-1]
+        return best
+
+    def _bound(
+        self,
+        x: Tensor,  # (*input), raw input units
+        label: int,
+        radius: float,
+        method: str,
+    ) -> MarginBound:
+        if self._should_stop():
+            raise Cancelled
+        if self._is_late():
+            raise OutOfTime
+        return self._engine.margin(x, label, radius, method)

@@ -1,0 +1,378 @@
+"""How far computed values can be from real arithmetic, known before anything is computed: for networks, and for their bounds.
+
+Every operator hands on three things about each value v of its output, over a whole box of inputs: an interval that holds v in real
+arithmetic, and how far from v the computed value can be. A sum of n products carries at most gamma_n = n u / (1 - n u) of the sum of
+their magnitudes, in any order, with or without fused multiplication and addition, with or without subnormal numbers.
+
+What is assumed of the arithmetic: IEEE operations of the dtype, rounded to nearest; convolutions and matrix products as sums of products
+(not Winograd, Fourier or Strassen, and not TF32 or another shorter type); `sigmoid` and `tanh` within `LIBRARY` units. A normalisation or
+constant may be folded into the convolution or matrix product before it, and a residual sum added to it, as optimisers do, as long as no
+folded constant leaves the normal range of the dtype.
+
+Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, 3.1 and 3.5 (gamma_n, matrix products); the composition over layers
+is derived here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import singledispatch
+from itertools import starmap
+
+import torch
+from torch import Tensor
+
+from certify.graph.graph import Graph
+from certify.graph.operators import Operator
+from certify.graph.operators.activation import Activation, LeakyRelu
+from certify.graph.operators.arithmetic import Arithmetic
+from certify.graph.operators.base import as_tensor
+from certify.graph.operators.convolution import Conv
+from certify.graph.operators.linear import Linear
+from certify.graph.operators.normalisation import BatchNormalization
+from certify.graph.operators.pooling import AveragePool, GlobalPool, MaxPool
+from certify.graph.operators.shape import Reshape, Transpose
+
+# Absolute error of sigmoid and tanh, in unit roundoffs: an assumption about libraries, which promise nothing. Seen in float32: 1.5 in
+# torch, 5.3 in onnxruntime (the rational approximation of tanh).
+LIBRARY = 8
+# Of `bound_error`, for what the engine may compute that was not counted: an engineering margin.
+ENGINE = 4.0
+
+# All numbers here are sums of magnitudes of up to 2^24 terms (the largest tensor), in float64: relative error below 2^24 * 2^-53 * 5.
+_UP = 1 + 1e-8
+# Roundings besides those of a sum itself: of folded constants, and of an elementwise formula in whichever form.
+_EXTRA = 12
+_FLOAT64 = 2.0**-53
+
+
+@dataclass(frozen=True)
+class ErrorBound:
+    """The largest rounding error of each logit, over all inputs of a box; infinite, with the operator that stood in the way, if unknown."""
+
+    logits: Tensor  # (classes,), float64, same unit as the logits
+    reason: str = ""
+
+    def margin(self, label: int) -> float:
+        """The largest rounding error of any logit[label] - logit[rival], the subtraction itself not counted."""
+        rivals = self.logits.clone()
+        rivals[label] = 0.0
+        return float(self.logits[label] + rivals.max()) * _UP
+
+
+def forward_error(
+    graph: Graph,
+    low: Tensor,  # (*input), float64, raw input units
+    high: Tensor,  # (*input), float64
+    dtype: torch.dtype,
+) -> ErrorBound:
+    """For every real input of the box, no logit computed in `dtype` is farther from the real one than this, in any summation order.
+
+    The error of rounding the input to `dtype` is included. Real means: the uploaded weights in real arithmetic. Proved, under the
+    assumptions at the top of this file. An operator without a rule, or values beyond the range of `dtype`, give infinity.
+    """
+    rule = _Arithmetic.of(dtype)
+    return _through(graph, rule, _start(rule, low, high, 1), lambda operator, x, out: out)
+
+
+def bound_error(
+    graph: Graph,
+    low: Tensor,  # (*input), float64, raw input units
+    high: Tensor,  # (*input), float64
+) -> ErrorBound:
+    """An a-priori margin for margins bounded in float64 by IBP, CROWN-IBP, CROWN or alpha-CROWN over a ball inside the box.
+
+    A margin bound of logit[label] - logit[rival] above `margin(label)` means that the real margin is positive.
+
+    Proved, for the algorithms as published, in matrix form: (1) All magnitudes met on the way back are below those of the network with
+    |W| and |b| in place of W and b, since relaxations have slopes of at most the Lipschitz constant. (2) A backward product through a
+    layer sums over its outputs and costs gamma of their number, charged where it happens together with gamma of the forward sum.
+    (3) A relaxation made from intermediate bounds that are wrong by e is violated by at most e (2 e for sigmoid, tanh and max pooling):
+    the errors of the pass itself and those of the intermediate bounds add up at every activation, so that e doubles (triples) there.
+    The same recursion covers interval propagation, which has neither (2) nor (3).
+
+    An engineering margin, not proved: that the engine computes nothing that was not counted. The factor `ENGINE` stands for it.
+    """
+    rule = replace(_Arithmetic.of(torch.float64), backward=True)
+    terms = low.numel() + len(graph.operators) + _EXTRA
+    start = _magnitudes(_start(rule, low, high, terms))
+    found = _through(graph, rule, start, rule.relaxed)
+    return ErrorBound(found.logits * ENGINE, found.reason)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What is known of one tensor: the real values lie in [low, high], the computed ones within `error` of the real ones.
+
+    `terms` counts the roundings in which a constant folded into the sum that made it would take part.
+    """
+
+    low: Tensor  # (1, *shape), float64, as the others
+    high: Tensor
+    error: Tensor
+    terms: int = 0
+
+    @property
+    def size(self) -> Tensor:
+        """The largest magnitude of a real value."""
+        return torch.maximum(self.low.abs(), self.high.abs())
+
+    @property
+    def reach(self) -> Tensor:
+        """The largest magnitude of a computed value."""
+        return (self.size + self.error) * _UP
+
+
+@dataclass(frozen=True)
+class _Arithmetic:
+    """A floating-point format.
+
+    Args:
+        unit: unit roundoff.
+        tiny: smallest normal number; the most that is lost when a subnormal is taken for zero.
+        largest: largest number.
+        backward: count the products of linear bounds that are walked back, too.
+    """
+
+    unit: float
+    tiny: float
+    largest: float
+    backward: bool = False
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> _Arithmetic:
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"no rounding error bounds for {dtype}")
+        info = torch.finfo(dtype)
+        return cls(info.eps / 2, info.tiny, info.max)
+
+    def gamma(self, terms: int) -> float:
+        """The relative error of a sum with `terms` roundings on the way of each term."""
+        share = terms * self.unit
+        if share >= 0.5:
+            raise _Unknown("adds up too many terms for the floating-point format")
+        return share / (1 - share) * _UP
+
+    def check(self, *sizes: Tensor) -> None:  # sizes: (1, *shape) each
+        """No intermediate result may leave the range of the format; NaN does not pass either."""
+        if not all(bool((size <= self.largest / 2).all()) for size in sizes):
+            raise _Unknown("may leave the range of the floating-point format")
+
+    def relaxed(self, operator: Operator, x: tuple[_Values, ...], out: _Values) -> _Values:
+        """What an operator does to linear bounds that pass it: magnitudes without cancellation, and errors of relaxations."""
+        size, growth = out.size, 1.0
+        if isinstance(operator, Activation) and operator.type in _LIPSCHITZ:
+            # A line through a value of the function (at most 1), with a slope of at most the Lipschitz constant.
+            size, growth = 2 * _LIPSCHITZ[operator.type] * x[0].size + 1, 3.0
+        elif isinstance(operator, Activation | LeakyRelu):
+            growth = 2.0
+        elif isinstance(operator, MaxPool):
+            size, growth = 2 * size, 3.0
+        elif not isinstance(operator, _AFFINE):
+            raise _Unknown("has no rule for linear bounds")
+        error = (growth * out.error + self.gamma(len(x) + 2 * _EXTRA) * size) * _UP
+        return _magnitudes(replace(out, low=size * _UP, error=error))
+
+
+_LIPSCHITZ = {"Sigmoid": 0.25, "Tanh": 1.0}
+_AFFINE = (Arithmetic, AveragePool, BatchNormalization, Conv, GlobalPool, Linear, Reshape, Transpose)
+
+
+class _Unknown(Exception):
+    """No bound; the message says what an operator does."""
+
+
+def _start(
+    rule: _Arithmetic,
+    low: Tensor,  # (*input)
+    high: Tensor,  # (*input)
+    terms: int,
+) -> _Values:
+    box = _Values(low.unsqueeze(0), high.unsqueeze(0), torch.zeros_like(low).unsqueeze(0))
+    return replace(box, error=(rule.gamma(terms) * box.size + rule.tiny) * _UP)
+
+
+def _magnitudes(x: _Values) -> _Values:
+    size = x.size
+    return replace(x, low=-size, high=size)
+
+
+Step = Callable[[Operator, tuple[_Values, ...], _Values], _Values]
+
+
+@torch.no_grad()
+def _through(graph: Graph, rule: _Arithmetic, start: _Values, after: Step) -> ErrorBound:
+    """The errors of the logits; infinity from the first operator for which there is none."""
+    values, last = {graph.input: start}, graph.last_uses()
+    for position, operator in enumerate(graph.operators):
+        x = tuple(values[name] for name in operator.inputs)
+        try:
+            if operator.unbounded:
+                raise _Unknown(f"is {operator.unbounded}, for which there is no rule")
+            found = after(operator, x, _rule(operator, rule, *x))
+            rule.check(found.reach)
+        except _Unknown as unknown:
+            infinite = torch.full((graph.classes,), math.inf, dtype=torch.float64)
+            return ErrorBound(infinite, f"{operator.name} {unknown}")
+        values[operator.output] = found
+        for name in [name for name in set(operator.inputs) if last[name] == position and name != graph.output]:
+            del values[name]
+    return ErrorBound(values[graph.output].error[0])
+
+
+def _outward(
+    low: Tensor,  # (1, *shape), computed in float64
+    high: Tensor,  # (1, *shape)
+    size: Tensor,  # (1, *shape), the sum of the magnitudes that were added up for them
+    error: Tensor,  # (1, *shape)
+    terms: int = 1,
+    *,
+    folded: int = 0,
+) -> _Values:
+    """Values whose interval was computed with `terms` roundings of its own in float64, made wider by them."""
+    slack = 2 * (terms + _EXTRA) * _FLOAT64 * size + torch.finfo(torch.float64).tiny
+    return _Values(low - slack, high + slack, error * _UP, folded)
+
+
+@singledispatch
+def _rule(operator: Operator, rule: _Arithmetic, *x: _Values) -> _Values:
+    raise _Unknown("has no rounding rule")
+
+
+@_rule.register(Reshape)
+@_rule.register(Transpose)
+def _(operator: Reshape | Transpose, rule: _Arithmetic, *x: _Values) -> _Values:
+    low, high, error = (operator.evaluate({}, part) for part in (x[0].low, x[0].high, x[0].error))
+    return _Values(low, high, error, x[0].terms)
+
+
+def _absolutely(
+    operator: Linear | Conv,
+    weights: Mapping[str, Tensor],
+    x: Tensor,  # (rows, *shape of the input)
+    *,
+    bias: bool = False,
+) -> Tensor:
+    """The operator with |W| in place of W, and |b| or nothing in place of b: (rows, *shape)."""
+    plain = replace(operator, alpha=abs(operator.alpha), beta=abs(operator.beta)) if isinstance(operator, Linear) else operator
+    return plain.evaluate({name: value.abs() for name, value in weights.items() if bias or name != "bias"}, x)
+
+
+@_rule.register(Linear)
+@_rule.register(Conv)
+def _(operator: Linear | Conv, rule: _Arithmetic, *x: _Values) -> _Values:
+    """|W| error + gamma_n (|W| reach + |b|): n counts products, the bias, and what may be folded in."""
+    v, weights = x[0], {name: as_tensor(value, torch.float64) for name, value in operator.weights.items()}
+    around, size, error = _absolutely(operator, weights, torch.cat([(v.high - v.low) / 2, v.size, v.error])).chunk(3)
+    middle = operator.evaluate(weights, (v.low + v.high) / 2)
+    weight, shift = weights["weight"], _absolutely(operator, weights, torch.zeros_like(v.low), bias=True)
+    terms = math.prod(weight.shape[1:])
+    mass = (size + error + shift) * _UP
+    rule.check(mass)
+    # A product of subnormals, or one that is too small, may be lost whole: both factors are off by at most `tiny`.
+    lost = 2 * terms * rule.tiny * (float(v.reach.max()) + float(weight.abs().max()) + 8)
+    counted = terms + _EXTRA + (math.prod(weight.shape) // weight.shape[1] if rule.backward else 0)
+    error = error + rule.gamma(counted) * mass + lost
+    return _outward(middle - around, middle + around, size + shift, error, terms, folded=terms + 1)
+
+
+@_rule.register
+def _(operator: BatchNormalization, rule: _Arithmetic, *x: _Values) -> _Values:
+    """Whichever way the formula is arranged: |x| scale / std, mean scale / std and the bias are rounded, then added."""
+    channels = (-1, *(1,) * (len(operator.shape) - 1))
+    kept = {name: as_tensor(value, torch.float64).reshape(channels) for name, value in operator.weights.items()}
+    if bool((kept["var"] < 0).any()) or bool((kept["var"] + operator.epsilon < rule.tiny).any()):
+        raise _Unknown("has a variance too small for the floating-point format")
+    inverse, mean, scale = 1 / torch.sqrt(kept["var"] + operator.epsilon), kept["mean"].abs(), kept["scale"].abs()
+    factor, v = kept["scale"] * inverse, x[0]
+    middle = factor * ((v.low + v.high) / 2 - kept["mean"]) + kept["bias"]
+    around, mass = factor.abs() * (v.high - v.low) / 2, factor.abs() * (v.reach + mean) + kept["bias"].abs()
+    rule.check(mass, (v.reach + mean) * inverse, (v.reach + mean) * scale, factor.abs(), mean * inverse)
+    lost = 8 * rule.tiny * (1 + v.reach + mean) * (1 + inverse) * (1 + scale)
+    error = factor.abs() * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost
+    return _outward(middle - around, middle + around, mass, error, folded=v.terms + 2)
+
+
+@_rule.register
+def _(operator: Arithmetic, rule: _Arithmetic, *x: _Values) -> _Values:
+    kept = {name: as_tensor(value, torch.float64) for name, value in operator.weights.items()}
+    if operator.type in ("Mul", "Div"):
+        return _scaled(rule, x[0], next(iter(kept.values())), divided=operator.type == "Div")
+    exact = {name: torch.zeros_like(value) for name, value in kept.items()}
+    parts = (tuple(getattr(v, part) for v in x) for part in ("low", "high", "error"))
+    rows = zip(*(operator.values(w, part) for w, part in zip((kept, kept, exact), parts, strict=True)), strict=True)
+    first, second = starmap(_Values, rows)
+    if operator.type == "Sub":
+        second = replace(second, low=-second.high, high=-second.low)
+    terms, mass = sum(v.terms for v in x), first.reach + second.reach
+    rule.check(mass)
+    error = first.error + second.error + rule.gamma(terms + _EXTRA) * mass + 4 * rule.tiny
+    return _outward(first.low + second.low, first.high + second.high, mass, error, folded=terms + 2)
+
+
+def _scaled(
+    rule: _Arithmetic,
+    v: _Values,
+    constant: Tensor,  # (*shape), or axes of length 1
+    *,
+    divided: bool,
+) -> _Values:
+    """A product with a constant, or a quotient, which may be computed as a product with the inverse."""
+    if divided and bool((constant.abs() < rule.tiny).any()):
+        raise _Unknown("divides by a number too small for the floating-point format")
+    factor = 1 / constant if divided else constant
+    ends, mass = (factor * v.low, factor * v.high), factor.abs() * v.reach
+    rule.check(mass, factor.abs())
+    lost = 4 * rule.tiny * (1 + v.reach) * (1 + factor.abs())
+    error = factor.abs() * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost
+    return _outward(torch.minimum(*ends), torch.maximum(*ends), mass, error, folded=v.terms + 2)
+
+
+@_rule.register
+def _(operator: Activation, rule: _Arithmetic, *x: _Values) -> _Values:
+    if operator.type == "Relu":
+        return _leaky(rule, x[0], 0.0)
+    if operator.type not in _LIPSCHITZ:
+        raise _Unknown("has no rounding rule")
+    v, steepest = x[0], _LIPSCHITZ[operator.type]
+    # Both derivatives are steepest / cosh^2: of x for tanh, of x / 2 for the sigmoid. They fall away from zero.
+    nearest = torch.minimum(torch.maximum(torch.zeros_like(v.low), v.low - v.error), v.high + v.error)
+    slope = steepest / torch.cosh(nearest if operator.type == "Tanh" else nearest / 2) ** 2 + 1e-300
+    low, high = (operator.evaluate({}, end) for end in (v.low, v.high))
+    error = slope * v.error + LIBRARY * rule.unit + rule.tiny
+    return _outward(low, high, torch.full_like(low, LIBRARY), error)
+
+
+@_rule.register
+def _(operator: LeakyRelu, rule: _Arithmetic, *x: _Values) -> _Values:
+    return _leaky(rule, x[0], operator.slope)
+
+
+def _leaky(rule: _Arithmetic, v: _Values, slope: float) -> _Values:
+    """Slopes in [0, 1], so that it is monotone. An error is scaled down where no computed value is above zero."""
+    low, high = (torch.where(end > 0, end, slope * end) for end in (v.low, v.high))
+    error = torch.where(v.high + v.error < 0, slope, 1.0) * v.error + rule.gamma(_EXTRA) * slope * v.reach + 2 * rule.tiny
+    return _outward(low, high, slope * v.size, error)
+
+
+@_rule.register
+def _(operator: MaxPool, rule: _Arithmetic, *x: _Values) -> _Values:
+    """A maximum is off by at most the largest error in its window; it rounds nothing."""
+    low, high, error = operator.evaluate({}, torch.cat([x[0].low, x[0].high, x[0].error])).chunk(3)
+    return _Values(low, high, error + rule.tiny)
+
+
+@_rule.register(GlobalPool)
+@_rule.register(AveragePool)
+def _(operator: GlobalPool | AveragePool, rule: _Arithmetic, *x: _Values) -> _Values:
+    """A mean is a sum of at most so many terms, each of which may be divided before or after."""
+    if operator.type not in ("GlobalAveragePool", "AveragePool"):
+        raise _Unknown("has no rounding rule")
+    v, weights = x[0], {name: as_tensor(value, torch.float64) for name, value in operator.weights.items()}
+    low, high, mass, error = operator.evaluate(weights, torch.cat([v.low, v.high, v.reach, v.error])).chunk(4)
+    terms = math.prod(operator.window.kernel if isinstance(operator, AveragePool) else v.low.shape[2:])
+    rule.check(terms * mass)
+    error = error + rule.gamma(terms + _EXTRA) * mass + 2 * (terms + 1) * rule.tiny
+    return _outward(low, high, mass, error, terms)
