@@ -31,9 +31,9 @@ def main() -> int:
     import torch
 
     try:
-        engine = LirpaEngine(Model.from_onnx(one_layer()).graph, "crown", Norm.L2)
+        engine = LirpaEngine(Model.from_onnx(one_layer()).graph, Norm.L2)
         x = torch.tensor([1.0, 0.0])
-        inside, outside = engine.margin(x, 0, 0.999), engine.margin(x, 0, 1.001)
+        inside, outside = engine.margin(x, 0, 0.999, "crown"), engine.margin(x, 0, 1.001, "crown")
     except AssayError as error:
         sys.stderr.write(f"assay: {error}\n")
         return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -96,15 +96,21 @@ class LirpaEngine:
         self.value_range, self._graph = value_range, graph
         self._deployed = GraphModule(graph, torch.float32).eval().requires_grad_(False).to(device)
         self._plain = GraphModule(graph, torch.float64).eval().requires_grad_(False).to(device)
-        rewritten = bounds_module(graph).to(device)
-        example = torch.zeros(1, *graph.input_shape, dtype=torch.float64, device=device)
+        self._rewritten = bounds_module(graph).to(device)
+        self._options = lirpa_compat.options(iterations)
+        self._bounded = self._build()
+
+    def _build(self) -> Any:
+        """A module of auto-LiRPA that has bounded nothing yet."""
+        example = torch.zeros(1, *self._graph.input_shape, dtype=torch.float64, device=self.device)
         try:
             with lirpa_compat.double():
-                self._bounded = self._lirpa.BoundedModule(rewritten, example, bound_opts=lirpa_compat.options(iterations), device=device)
+                bounded = self._lirpa.BoundedModule(self._rewritten, example, bound_opts=dict(self._options), device=self.device)
         except _ENGINE_FAULTS as error:
             detail = f"auto-LiRPA cannot read this network ({type(error).__name__}: {str(error)[:200]})"
             raise ModelRejected.at("model", detail, "use randomized smoothing for this model") from None
-        self._bounded.eval()
+        bounded.eval()
+        return bounded
 
     def logits(
         self,
@@ -146,11 +152,15 @@ class LirpaEngine:
         tau = self._tau(self.logits(x))
         batch = x.to(self.device, torch.float64).unsqueeze(0)
         radii = torch.tensor([radius], dtype=torch.float64, device=self.device)
-        bounded = self._lirpa.BoundedTensor(batch, ball(batch, radii, self.norm, self.value_range))
+        region = self._lirpa.BoundedTensor(batch, ball(batch, radii, self.norm, self.value_range))
+        # Optimising leaves traces in the module, and a fault leaves it broken: what came before must not show in any bound.
+        bounded = self._build() if method == "alpha-crown" else self._bounded
         try:
             with torch.set_grad_enabled(method == "alpha-crown"), lirpa_compat.double():
-                lower, _ = self._bounded.compute_bounds(x=(bounded,), C=self._rivals(label), method=METHODS[method], bound_upper=False)
+                lower, _ = bounded.compute_bounds(x=(region,), C=self._rivals(label), method=METHODS[method], bound_upper=False)
         except _ENGINE_FAULTS as error:
+            if bounded is self._bounded:
+                self._bounded = self._build()
             detail = f"auto-LiRPA cannot bound this network ({type(error).__name__}: {str(error)[:200]})"
             raise NumericalError(Problem(field="method", detail=detail, mend="use another method, or randomized smoothing")) from None
         # min() would skip no NaN in torch, but say so: a NaN margin must never read as a number.

@@ -5,6 +5,7 @@ The property: on no input in the ball may any margin fall below the proved bound
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -215,3 +216,18 @@ def test_broadcast_data_has_not_been_shown_sound_and_is_refused(shape: tuple[int
     model = Model.from_onnx(model_bytes([*first, *tail], weights, input_shape=("batch", 2, 6, 6)))
     with pytest.raises(ModelRejected, match="broadcasts data"):
         LirpaEngine(model.graph, Norm.LINF)
+
+
+def test_what_alpha_crown_did_before_shows_in_no_other_bound() -> None:
+    """It leaves traces in the engine's module, and where it fails a broken one."""
+    for data in (image_net("MaxPool"), mlp([5, 16, 16, 4])):
+        model = Model.from_onnx(data)
+        x, fresh, used = torch.rand(model.input_shape, generator=torch.Generator().manual_seed(3)), [], []
+        for method in ("ibp", "crown-ibp", "crown"):
+            fresh.append(LirpaEngine(model.graph, Norm.L2).margin(x, 0, 0.1, method).lower)
+        engine = LirpaEngine(model.graph, Norm.L2)
+        for method in ("ibp", "crown-ibp", "crown"):
+            with contextlib.suppress(NumericalError):
+                engine.margin(x, 0, 0.2, "alpha-crown")
+            used.append(engine.margin(x, 0, 0.1, method).lower)
+        assert used == fresh

@@ -17,6 +17,7 @@ from certify.graph.layout import Shape
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator, as_tensor
 
 MAX_MATRIX = 2**24
+MAX_AXIS = 2**18
 _CHUNK = 2**22  # values made at once when a matrix is read off an operator
 
 
@@ -108,7 +109,9 @@ class Affine(Operator):
 
     @property
     def unbounded(self) -> str:
-        return too_large(self.type, self.maps())
+        # Before anything is made: places along an axis are listed to see which maps are needed.
+        longest = max((size for shape in (*self.sources, self.shape) for size in shape), default=1)
+        return f"{self.type} with an axis of {longest} values" if longest > MAX_AXIS else too_large(self.type, self.maps())
 
     def for_bounds(self) -> Operator:
         return linear_form(self, self.maps(), scale=self.scale(), offset=self.offset())
