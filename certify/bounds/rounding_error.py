@@ -297,6 +297,8 @@ def _(operator: BatchNormalization, rule: _Arithmetic, *x: _Values) -> _Values:
 
 @_rule.register
 def _(operator: Arithmetic, rule: _Arithmetic, *x: _Values) -> _Values:
+    if operator.type not in ("Add", "Sub", "Mul", "Div"):
+        raise _Unknown("has no rounding rule")
     kept = {name: as_tensor(value, torch.float64) for name, value in operator.weights.items()}
     if operator.type in ("Mul", "Div"):
         return _scaled(rule, x[0], next(iter(kept.values())), divided=operator.type == "Div")
@@ -347,6 +349,8 @@ def _(operator: Activation, rule: _Arithmetic, *x: _Values) -> _Values:
 
 @_rule.register
 def _(operator: LeakyRelu, rule: _Arithmetic, *x: _Values) -> _Values:
+    if not 0.0 <= operator.slope <= 1.0:
+        raise _Unknown(f"has a slope of {operator.slope:g}, for which there is no rounding rule")
     return _leaky(rule, x[0], operator.slope)
 
 

@@ -7,6 +7,7 @@ exact logits than the bound; and the bound is not so large that it would say not
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -342,3 +343,28 @@ def test_published_networks_run_within_the_bound_and_well_below_their_margins(na
             short, long = (GraphModule(graph, dtype)(x[None].to(dtype))[0].double() for dtype in (torch.float32, torch.float64))
         assert bool(((short - long).abs() <= found.logits).all())
         assert found.margin(instance.label) < 0.1 * float(long.max() - long.min())
+
+
+def _two_branches(kind: str) -> bytes:
+    """kind(5 x, -5 x): branches that cancel in a sum and in no extreme."""
+    nodes = [node("Mul", "x five", "a"), node("Mul", "x minus", "b"), node(kind, "a b", "y"), node("Gemm", "y w", "logits", transB=1)]
+    weights = {"five": np.full(1, 5, np.float32), "minus": np.full(1, -5, np.float32), "w": np.eye(2, 3, dtype=np.float32)}
+    return model_bytes(nodes, weights, input_shape=("batch", 3))
+
+
+@pytest.mark.parametrize("kind", ["Max", "Min", "Mean", "Sum"])
+def test_operators_that_only_look_like_a_sum_have_no_rule(kind: str) -> None:
+    graph, box = read_onnx(_two_branches(kind)), torch.ones(3, dtype=torch.float64)
+    for found in (forward_error(graph, box, box, torch.float32), bound_error(graph, box, box)):
+        assert found.margin(0) == math.inf
+        assert "no rounding rule" in found.reason
+
+
+@pytest.mark.parametrize("slope", [-1.0, 1.5, 100.0])
+def test_a_slope_outside_0_to_1_has_no_rule(slope: float) -> None:
+    nodes = [node("LeakyRelu", "x", "y", alpha=slope), node("Gemm", "y w", "logits", transB=1)]
+    graph = read_onnx(model_bytes(nodes, {"w": np.eye(2, 3, dtype=np.float32)}, input_shape=("batch", 3)))
+    box = -torch.ones(3, dtype=torch.float64)
+    for found in (forward_error(graph, box, box, torch.float32), bound_error(graph, box, box)):
+        assert found.margin(0) == math.inf
+        assert "slope" in found.reason
