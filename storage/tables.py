@@ -56,7 +56,15 @@ def _lease() -> list[sa.Column[Any]]:
     ]
 
 
-tenants = sa.Table("tenants", metadata, _id(), sa.Column("name", sa.String(200), nullable=False, unique=True), _created())
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    _id(),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    _created(),
+    sa.Column("max_queued_jobs", sa.Integer),  # null: the service's default
+    sa.Column("max_stored_bytes", sa.BigInteger),
+)
 
 api_keys = sa.Table(
     "api_keys",
@@ -184,4 +192,144 @@ certificates = sa.Table(
     sa.Column("epsilon_verified", sa.Boolean),
     sa.Column("alpha", sa.Double),
     sa.Column("document", sa.Text, nullable=False),
+)
+
+schedules = sa.Table(
+    "schedules",
+    metadata,
+    _id(),
+    _tenant(),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("cron", sa.String(200), nullable=False),
+    sa.Column("zone", sa.String(100), nullable=False),
+    sa.Column("template", sa.Text, nullable=False),
+    sa.Column("overlap", sa.String(20), nullable=False),
+    sa.Column("catch_up", sa.String(20), nullable=False),
+    sa.Column("deadline_seconds", sa.Integer),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("next_at", Utc, index=True),  # the first tick not decided yet; null while paused
+    sa.Column("revision", sa.Integer, nullable=False),
+    _created(),
+    sa.Column("updated_at", Utc, nullable=False),
+    sa.UniqueConstraint("tenant_id", "name"),
+)
+
+schedule_runs = sa.Table(
+    "schedule_runs",
+    metadata,
+    _id(),
+    _tenant(),
+    sa.Column("schedule_id", sa.String(40), sa.ForeignKey("schedules.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("scheduled_for", Utc, nullable=False),
+    sa.Column("manual", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), index=True),
+    sa.Column("reused", sa.Boolean, nullable=False, default=False),
+    _created(),
+    sa.UniqueConstraint("schedule_id", "scheduled_for", "manual"),  # exactly one run for each tick, whoever fires it
+)
+
+gates = sa.Table(
+    "gates",
+    metadata,
+    _id(),
+    _tenant(),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Column("schedule_id", sa.String(40), sa.ForeignKey("schedules.id", ondelete="CASCADE"), index=True),
+    sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), index=True),
+    _created(),
+)
+
+gate_outcomes = sa.Table(
+    "gate_outcomes",
+    metadata,
+    _id(),
+    _tenant(),
+    sa.Column("gate_id", sa.String(40), sa.ForeignKey("gates.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("subject", sa.String(40), nullable=False),  # the schedule run or, for a gate on a job, the job
+    sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), nullable=False, index=True),
+    sa.Column("outcome", sa.String(20), nullable=False),
+    sa.Column("sentence", sa.Text, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    _created(),
+    sa.UniqueConstraint("gate_id", "subject"),
+)
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    _id(),
+    _tenant(),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("secret", sa.String(100), nullable=False),  # kept, since every delivery is signed with it
+    sa.Column("events", sa.Text, nullable=False),
+    sa.Column("active", sa.Boolean, nullable=False),
+    _created(),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    _id(),
+    _tenant(),
+    sa.Column("webhook_id", sa.String(40), sa.ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("about", sa.String(100), nullable=False),  # what happened, once: `gate.failed:out_...`
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    *_lease(),
+    sa.Column("not_before", Utc, nullable=False),
+    sa.Column("last_error", sa.Text),
+    _created(),
+    sa.Column("delivered_at", Utc),
+    sa.UniqueConstraint("webhook_id", "about"),
+    sa.Index("ix_outbox_state_not_before", "state", "not_before"),
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("tenant_id", sa.String(40), sa.ForeignKey("tenants.id"), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("request_sha256", sa.String(64), nullable=False),
+    sa.Column("status", sa.Integer),  # null while the first request is still at work
+    sa.Column("headers", sa.Text),
+    sa.Column("body", sa.Text),
+    sa.Column("created_at", Utc, nullable=False, index=True),
+)
+
+upload_parts = sa.Table(
+    "upload_parts",
+    metadata,
+    sa.Column("tenant_id", sa.String(40), sa.ForeignKey("tenants.id"), primary_key=True),
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("first", sa.BigInteger, primary_key=True),
+    sa.Column("length", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Utc, nullable=False, index=True),
+)
+
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    _tenant(),
+    sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), nullable=False, index=True),
+    sa.Column("event", sa.String(40), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    _created(),
+)
+
+audit_log = sa.Table(
+    "audit_log",
+    metadata,
+    _id(),
+    _tenant(),
+    sa.Column("key_id", sa.String(40)),  # null: the command line of the server
+    sa.Column("action", sa.String(60), nullable=False),
+    sa.Column("target", sa.String(100), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("request_id", sa.String(40), nullable=False),
+    _created(),
 )
