@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from api.problems import Unauthorized
+from api.problems import STATUS, Unauthorized
+from certify.errors import AssayError
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.records import ApiKey
+from storage.records import Actor, ApiKey
+from storage.scopes import ADMIN, allows
 from storage.settings import Settings
 from storage.tenants import authenticate
 
 _bearer = HTTPBearer(auto_error=False, description="A key `assay_<id>_<secret>`, made with: assay key create")
+
+
+class Forbidden(AssayError):
+    """The key is valid, but has not the scope for this."""
+
+    code = "forbidden"
+
+
+STATUS[Forbidden] = 403
 
 
 def database(request: Request) -> Database:
@@ -51,8 +62,34 @@ def key(db: Db, credentials: Annotated[HTTPAuthorizationCredentials | None, Depe
     return found
 
 
-def tenant(caller: Annotated[ApiKey, Depends(key)]) -> str:
+def tenant(caller: Annotated[ApiKey, Depends(key)], needed: SecurityScopes) -> str:
+    """The caller's tenant, for a caller who has one of the scopes that the route states.
+
+    Raises:
+        Forbidden: the key has none of them. A route that states no scope is open to admin keys only.
+    """
+    if not allows(caller.scopes, needed.scopes):
+        held, wanted = ", ".join(caller.scopes), " or ".join(needed.scopes or [ADMIN])
+        raise Forbidden.at("Authorization", f"this needs the scope {wanted}; the key has {held}", "use or ask for a key with that scope")
     return caller.tenant_id
 
 
-TenantId = Annotated[str, Depends(tenant)]
+def actor(request: Request, caller: Annotated[ApiKey, Depends(key)]) -> Actor:
+    """Who asks, for the audit log."""
+    return Actor(key_id=caller.id, request_id=request.state.request_id)
+
+
+# The tenant's id, for a caller with the scope. A route takes exactly one of these as its parameter `tenant`: there is no other way to a
+# tenant's rows, and the OpenAPI document shows the scope. Where two scopes stand, either is enough.
+CanRead = Annotated[str, Security(tenant, scopes=["read"])]
+CanWriteModels = Annotated[str, Security(tenant, scopes=["models:write"])]
+CanWriteDatasets = Annotated[str, Security(tenant, scopes=["datasets:write"])]
+CanReadBlobs = Annotated[str, Security(tenant, scopes=["read", "models:write", "datasets:write"])]
+CanWriteBlobs = Annotated[str, Security(tenant, scopes=["models:write", "datasets:write"])]
+CanWriteJobs = Annotated[str, Security(tenant, scopes=["jobs:write"])]
+CanWriteSchedules = Annotated[str, Security(tenant, scopes=["schedules:write"])]
+CanWriteGates = Annotated[str, Security(tenant, scopes=["gates:write"])]
+IsAdmin = Annotated[str, Security(tenant, scopes=[ADMIN])]
+TenantId = Annotated[str, Security(tenant)]
+
+By = Annotated[Actor, Depends(actor)]

@@ -69,6 +69,14 @@ class ApiKey:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Actor:
+    """Who changes something: a key in a request, or the server itself (`key_id` None)."""
+
+    key_id: str | None
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """One version of a named model. `facts` once ready, `rejection` once rejected; `blob` is the SHA-256 of its bytes."""
 

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.problems import TooLarge
 from api.schemas import BlobOut
-from api.security import Db, Store, TenantId
+from api.security import CanReadBlobs, CanWriteBlobs, Db, Store
 from certify.errors import InputError, Problem
 from storage.artifacts import blob_size, record_blob
 from storage.errors import NotFound
@@ -24,7 +24,7 @@ Hex = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 
 
 @router.put("/sha256/{sha256}", status_code=201, responses={200: {"description": "was already there"}})
-async def put_blob(sha256: Hex, request: Request, response: Response, db: Db, store: Store, tenant: TenantId) -> BlobOut:
+async def put_blob(sha256: Hex, request: Request, response: Response, db: Db, store: Store, tenant: CanWriteBlobs) -> BlobOut:
     """Upload the raw bytes whose SHA-256 is in the path. The same content again is no error."""
     if int(request.headers.get("content-length") or 0) > MAX_BYTES:
         raise _too_large()
@@ -48,7 +48,7 @@ async def put_blob(sha256: Hex, request: Request, response: Response, db: Db, st
 
 
 @router.head("/sha256/{sha256}")
-def head_blob(sha256: Hex, db: Db, tenant: TenantId) -> Response:
+def head_blob(sha256: Hex, db: Db, tenant: CanReadBlobs) -> Response:
     """200 when this tenant has uploaded the content, so that it need not be sent again; else 404."""
     size = blob_size(db, tenant, sha256)
     if size is None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.paging import Cursor, Limit, page
 from api.schemas import DatasetOut, NewDataset, PageOut
-from api.security import Db, Store, TenantId
+from api.security import CanRead, CanWriteDatasets, Db, Store
 from api.sniff import sniff_dataset
 from storage import catalog
 from storage.artifacts import blob_size
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 
 @router.post("", status_code=202)
-def create_dataset(body: NewDataset, response: Response, db: Db, store: Store, tenant: TenantId) -> DatasetOut:
+def create_dataset(body: NewDataset, response: Response, db: Db, store: Store, tenant: CanWriteDatasets) -> DatasetOut:
     """Register uploaded bytes as the next version of a dataset. A worker inspects it; then it is ready or rejected."""
     if blob_size(db, tenant, body.blob) is not None:
         sniff_dataset(store.head(body.blob))
@@ -26,21 +26,21 @@ def create_dataset(body: NewDataset, response: Response, db: Db, store: Store, t
 
 @router.get("")
 def list_datasets(
-    request: Request, response: Response, db: Db, tenant: TenantId, limit: Limit = 20, cursor: Cursor = None, name: str | None = None
+    request: Request, response: Response, db: Db, tenant: CanRead, limit: Limit = 20, cursor: Cursor = None, name: str | None = None
 ) -> PageOut[DatasetOut]:
     """Datasets, newest first."""
     return page(catalog.list_datasets(db, tenant, limit=limit, cursor=cursor, name=name), DatasetOut.of, request, response)
 
 
 @router.get("/{dataset_id}")
-def get_dataset(dataset_id: str, db: Db, tenant: TenantId) -> DatasetOut:
+def get_dataset(dataset_id: str, db: Db, tenant: CanRead) -> DatasetOut:
     """One dataset with its facts, or the reason why it was rejected."""
     return DatasetOut.of(catalog.get_dataset(db, tenant, dataset_id))
 
 
 @router.get("/{dataset_id}/versions")
 def list_dataset_versions(
-    dataset_id: str, request: Request, response: Response, db: Db, tenant: TenantId, limit: Limit = 20, cursor: Cursor = None
+    dataset_id: str, request: Request, response: Response, db: Db, tenant: CanRead, limit: Limit = 20, cursor: Cursor = None
 ) -> PageOut[DatasetOut]:
     """All versions of the dataset's name, newest first."""
     name = catalog.get_dataset(db, tenant, dataset_id).name

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from api.paging import Cursor, Limit, page
 from api.schemas import JobOut, NewJob, PageOut
-from api.security import Conf, Db, TenantId
+from api.security import CanRead, CanWriteJobs, Conf, Db
 from certify.certificate import Certificate
 from certify.errors import InputError, SpecError
 from certify.spec import Spec, parse_spec
@@ -24,7 +24,7 @@ NDJSON = "application/x-ndjson"
 
 
 @router.post("", status_code=202, responses={200: {"description": "an unchanged question: the job that already answers it"}})
-def create_job(body: NewJob, response: Response, db: Db, conf: Conf, tenant: TenantId) -> JobOut:
+def create_job(body: NewJob, response: Response, db: Db, conf: Conf, tenant: CanWriteJobs) -> JobOut:
     """Submit a job. The spec is checked against the model and the dataset before anything is queued."""
     spec = _spec(body)
     with _fields_of_the_body():
@@ -37,20 +37,20 @@ def create_job(body: NewJob, response: Response, db: Db, conf: Conf, tenant: Ten
 
 @router.get("")
 def list_jobs(
-    request: Request, response: Response, db: Db, tenant: TenantId, limit: Limit = 20, cursor: Cursor = None, state: JobState | None = None
+    request: Request, response: Response, db: Db, tenant: CanRead, limit: Limit = 20, cursor: Cursor = None, state: JobState | None = None
 ) -> PageOut[JobOut]:
     """Jobs, newest first."""
     return page(jobs.list_jobs(db, tenant, limit=limit, cursor=cursor, state=state), JobOut.of, request, response)
 
 
 @router.get("/{job_id}")
-def get_job(job_id: str, db: Db, tenant: TenantId) -> JobOut:
+def get_job(job_id: str, db: Db, tenant: CanRead) -> JobOut:
     """A job with its progress, rate and what it waits for."""
     return JobOut.of(jobs.get_job(db, tenant, job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: str, db: Db, tenant: TenantId) -> JobOut:
+def cancel_job(job_id: str, db: Db, tenant: CanWriteJobs) -> JobOut:
     """Ask a job to stop. What is finished is kept; asking again changes nothing."""
     return JobOut.of(jobs.request_cancel(db, tenant, job_id))
 
@@ -61,7 +61,7 @@ def get_results(
     request: Request,
     response: Response,
     db: Db,
-    tenant: TenantId,
+    tenant: CanRead,
     limit: Limit = 100,
     cursor: Cursor = None,
     format: Annotated[str | None, Query(pattern="^(json|ndjson)$")] = None,

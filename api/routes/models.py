@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.paging import Cursor, Limit, page
 from api.schemas import ModelOut, NewModel, PageOut
-from api.security import Db, Store, TenantId
+from api.security import CanRead, CanWriteModels, Db, Store
 from api.sniff import sniff_model
 from storage import catalog
 from storage.artifacts import blob_size
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.post("", status_code=202)
-def create_model(body: NewModel, response: Response, db: Db, store: Store, tenant: TenantId) -> ModelOut:
+def create_model(body: NewModel, response: Response, db: Db, store: Store, tenant: CanWriteModels) -> ModelOut:
     """Register uploaded bytes as the next version of a model. A worker inspects it; then it is ready or rejected."""
     if blob_size(db, tenant, body.blob) is not None:
         sniff_model(store.head(body.blob))
@@ -26,21 +26,21 @@ def create_model(body: NewModel, response: Response, db: Db, store: Store, tenan
 
 @router.get("")
 def list_models(
-    request: Request, response: Response, db: Db, tenant: TenantId, limit: Limit = 20, cursor: Cursor = None, name: str | None = None
+    request: Request, response: Response, db: Db, tenant: CanRead, limit: Limit = 20, cursor: Cursor = None, name: str | None = None
 ) -> PageOut[ModelOut]:
     """Models, newest first."""
     return page(catalog.list_models(db, tenant, limit=limit, cursor=cursor, name=name), ModelOut.of, request, response)
 
 
 @router.get("/{model_id}")
-def get_model(model_id: str, db: Db, tenant: TenantId) -> ModelOut:
+def get_model(model_id: str, db: Db, tenant: CanRead) -> ModelOut:
     """One model with its facts, or the reason why it was rejected."""
     return ModelOut.of(catalog.get_model(db, tenant, model_id))
 
 
 @router.get("/{model_id}/versions")
 def list_model_versions(
-    model_id: str, request: Request, response: Response, db: Db, tenant: TenantId, limit: Limit = 20, cursor: Cursor = None
+    model_id: str, request: Request, response: Response, db: Db, tenant: CanRead, limit: Limit = 20, cursor: Cursor = None
 ) -> PageOut[ModelOut]:
     """All versions of the model's name, newest first."""
     name = catalog.get_model(db, tenant, model_id).name

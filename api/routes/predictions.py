@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.paging import Cursor, Limit, page
 from api.schemas import AnswerOut, NewPrediction, PredictionOut, PredictionPageOut
-from api.security import Conf, Db, TenantId
+from api.security import CanRead, CanWriteJobs, Conf, Db
 from certify.errors import InputError
 from certify.question import in_own_words, is_prediction, prediction_spec
 from storage import jobs, results
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
 
 
 @router.post("", status_code=202, responses={200: {"description": "an unchanged question: the prediction that already answers it"}})
-def create_prediction(body: NewPrediction, response: Response, db: Db, conf: Conf, tenant: TenantId) -> PredictionOut:
+def create_prediction(body: NewPrediction, response: Response, db: Db, conf: Conf, tenant: CanWriteJobs) -> PredictionOut:
     """Ask for the smoothed classifier's answers at the inputs themselves. It is a job: `/v1/jobs/{id}` cancels it and has its report."""
     with _own_words():
         spec = prediction_spec(**body.model_dump(exclude={"model", "dataset", "name"}))
@@ -32,7 +32,7 @@ def create_prediction(body: NewPrediction, response: Response, db: Db, conf: Con
 
 @router.get("/{job_id}")
 def get_prediction(
-    job_id: str, request: Request, response: Response, db: Db, tenant: TenantId, limit: Limit = 100, cursor: Cursor = None
+    job_id: str, request: Request, response: Response, db: Db, tenant: CanRead, limit: Limit = 100, cursor: Cursor = None
 ) -> PredictionPageOut:
     """How far it is, and a page of the answers there are so far, by example."""
     job = jobs.get_job(db, tenant, job_id)

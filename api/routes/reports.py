@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from api.pages.render import render_report
 from api.schemas import JobOut
-from api.security import Db, TenantId
+from api.security import CanRead, Db
 from certify.report import Report
 from storage import catalog, jobs
 from storage.errors import Conflict
@@ -31,7 +31,7 @@ def get_report(
     job_id: str,
     request: Request,
     db: Db,
-    tenant: TenantId,
+    tenant: CanRead,
     format: Annotated[str | None, Query(pattern="^(json|html)$")] = None,
 ) -> object:
     """The report, as JSON or, when the client prefers it, as HTML."""
