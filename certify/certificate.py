@@ -6,7 +6,7 @@ Counts and margins are the durable part: any radius can be derived from them aga
 from __future__ import annotations
 
 import json
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -137,6 +137,22 @@ class Provenance(Frozen):
     versions: Versions
 
 
+class Claim(Protocol):
+    """The part of a certificate that is claimed."""
+
+    @property
+    def verdict(self) -> Verdict: ...
+    @property
+    def correct(self) -> bool: ...
+    @property
+    def radius(self) -> float: ...
+
+
+def holds_at(claim: Claim, radius: float) -> bool:
+    """True exactly when the claim is a proved correct answer at `radius`."""
+    return claim.verdict is Verdict.CERTIFIED and claim.correct and claim.radius >= radius
+
+
 class Certificate(Frozen):
     """One row per (job, certifier, example). `radius` is in raw-input units, rounded down, 0.0 when nothing is certified.
 
@@ -171,7 +187,7 @@ class Certificate(Frozen):
 
     def holds_at(self, radius: float) -> bool:
         """True exactly when the certificate proves a correct answer at `radius`."""
-        return self.verdict is Verdict.CERTIFIED and self.correct and self.radius >= radius
+        return holds_at(self, radius)
 
     def line(self) -> str:
         """One line of JSON; floats in the shortest form that reads back the same."""

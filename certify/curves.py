@@ -9,7 +9,7 @@ from statistics import median_low
 
 from certify.certificate import BoundsEvidence, Certificate
 from certify.report import CertifierReport, CurvePoint, Report
-from certify.spec import BoundsSpec, CertifierSpec, PredictSpec, SmoothingSpec, Spec
+from certify.spec import BoundsSpec, CertifierSpec, PredictSpec, SmoothingSpec, Spec, decided_radii
 from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
 
@@ -113,14 +113,14 @@ def _point(radius: float, wins: int, count: int) -> CurvePoint:
 
 def _decided(spec: CertifierSpec) -> tuple[tuple[float, ...] | None, str]:
     """The only radii a certifier spoke about, ascending, and a sentence that says so; null when it looked for the largest."""
-    if isinstance(spec, BoundsSpec) and spec.epsilon is not None:
-        return (spec.epsilon,), "Verified at one given epsilon: the radii are decisions at that epsilon, not largest radii."
-    if isinstance(spec, PredictSpec):
-        return (0.0,), "Smoothed predictions: the answers hold at the inputs themselves, no radius is claimed."
-    if isinstance(spec, SmoothingSpec) and spec.sampling == "adaptive" and spec.radii:
+    radii, note = decided_radii(spec), ""
+    if isinstance(spec, BoundsSpec):
+        note = "Verified at one given epsilon: the radii are decisions at that epsilon, not largest radii."
+    elif isinstance(spec, PredictSpec):
+        note = "Smoothed predictions: the answers hold at the inputs themselves, no radius is claimed."
+    elif isinstance(spec, SmoothingSpec):
         note = "Decided at the given radii only: no average, median or histogram of radii follows from these rows."
-        return tuple(sorted(set(spec.radii))), note
-    return None, ""
+    return radii, note if radii is not None else ""
 
 
 def _copies(rows: Sequence[Certificate]) -> float | None:

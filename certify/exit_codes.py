@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from fractions import Fraction
 
 from certify.certificate import Certificate
 from certify.errors import Problem, SpecError
@@ -73,8 +74,17 @@ def exit_code(spec: Spec, certificates: Sequence[Certificate]) -> Exit:
     With `epsilon` or `radii` the code speaks of correctly classified examples at those radii. A certifier that only searches the
     largest radius is done when every example has an answer, abstained and unknown included; a prediction that was withheld is unknown.
     """
-    codes = {_code(spec, certificate) for certificate in certificates}
-    return next((code for code in _STRENGTH if code in codes), Exit.DONE)
+    return strongest(_code(spec, certificate) for certificate in certificates)
+
+
+def strongest(codes: Iterable[Exit]) -> Exit:
+    """The one that wins: 4 > 3 > 1 > 2 > 0."""
+    return min(codes, key=_STRENGTH.index, default=Exit.DONE)
+
+
+def meets(held: int, total: int, share: float) -> bool:
+    """Whether `held` of `total` is at least `share`, as the decimal that the share was written as: 7 of 100 meet 0.07."""
+    return held >= Fraction(repr(share)) * total
 
 
 def check_gates(requirements: Iterable[Requirement], certificates: Sequence[Certificate]) -> list[GateResult]:
@@ -89,7 +99,7 @@ def check_gates(requirements: Iterable[Requirement], certificates: Sequence[Cert
 
 def _gate(requirement: Requirement, index: int, rows: list[Certificate]) -> GateResult:
     held = sum(row.holds_at(requirement.radius) for row in rows)
-    passed = held / len(rows) >= requirement.share
+    passed = meets(held, len(rows), requirement.share)
     verb = "meets" if passed else "misses"
     return GateResult(
         passed,

@@ -302,6 +302,17 @@ VotingSpec = SmoothingSpec | PredictSpec | SplittingSpec
 CertifierSpec = Annotated[VotingSpec | BoundsSpec, Field(discriminator="kind")]
 
 
+def decided_radii(certifier: CertifierSpec) -> tuple[float, ...] | None:
+    """The only radii a certifier speaks about, ascending; null when its certificates speak about all radii."""
+    if isinstance(certifier, BoundsSpec) and certifier.epsilon is not None:
+        return (certifier.epsilon,)
+    if isinstance(certifier, PredictSpec):
+        return (0.0,)
+    if isinstance(certifier, SmoothingSpec) and certifier.sampling == "adaptive" and certifier.radii:
+        return tuple(sorted(set(certifier.radii)))
+    return None
+
+
 class Spec(Frozen):
     """A whole job: `certifiers` are applied, each on its own, to the selected `examples`."""
 

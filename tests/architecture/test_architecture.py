@@ -35,7 +35,25 @@ def test_the_api_loads_nothing_heavy(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["spec", "looks", "question", "certificate", "verdict", "errors", "norms", "rounding", "run", "facts", "report", "exit_codes"]
+    "module",
+    [
+        "spec",
+        "looks",
+        "question",
+        "certificate",
+        "verdict",
+        "errors",
+        "norms",
+        "rounding",
+        "run",
+        "facts",
+        "report",
+        "exit_codes",
+        "mcnemar",
+        "gate_rules",
+        "comparison",
+        "gates",
+    ],
 )
 def test_the_light_half_is_light(module: str) -> None:
     assert fresh(f"import certify.{module}, sys; print(sorted({{*{HEAVY!r}, 'sqlalchemy', 'fastapi'}} & set(sys.modules)))") == "[]"
