@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 
 from api import problems
+from api.edge import Edge
 from api.routes import blobs, datasets, health, jobs, models, predictions, reports
 from storage.artifacts import Artifacts
 from storage.database import Database
@@ -35,19 +35,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="0.1.0",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        strict_content_type=False,  # a body without a type is read as JSON; keys come in a header, so no foreign page can forge a request
         responses={code: {"model": problems.ProblemDetails} for code in ("4XX", "5XX")},
     )
     problems.install(app)
     for module in (blobs, models, datasets, jobs, predictions, reports, health):
         app.include_router(module.router)
 
-    @app.middleware("http")
-    async def _name_request(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        request.state.request_id = f"req_{secrets.token_hex(8)}"
-        response = await call_next(request)
-        response.headers["X-Request-ID"] = request.state.request_id
-        return response
-
+    app.add_middleware(Edge)
     return app
 
 

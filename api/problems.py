@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from certify.errors import AssayError, InputError, Problem
-from storage.errors import Conflict, DamagedArtifact, LostLease, NotFound
+from certify.errors import AssayError, InputError, Problem, found
+from storage.errors import Busy, Conflict, DamagedArtifact, LostLease, NotFound
 
 log = structlog.get_logger()
 
@@ -25,8 +27,10 @@ STATUS: dict[type[AssayError], int] = {
     Conflict: 409,
     LostLease: 409,
     DamagedArtifact: 500,
+    Busy: 503,
 }
-_LOGIN = {"WWW-Authenticate": 'Bearer realm="assay"'}
+_ALWAYS = {401: {"WWW-Authenticate": 'Bearer realm="assay"'}, 503: {"Retry-After": "2"}}
+_CODES = {413: "too-large"}  # its name differs between Pythons
 
 
 class Unauthorized(AssayError):
@@ -41,7 +45,13 @@ class TooLarge(InputError):
     code = "too-large"
 
 
-STATUS |= {Unauthorized: 401, TooLarge: 413}
+class NotAcceptable(InputError):
+    """None of the forms that the client accepts exists."""
+
+    code = "not-acceptable"
+
+
+STATUS |= {Unauthorized: 401, TooLarge: 413, NotAcceptable: 406}
 
 
 class FieldProblem(BaseModel):
@@ -72,39 +82,56 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AssayError, _assay)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
+
+
+def answer(request: Request, error: AssayError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The response that an error is, for routes that have headers to add to it."""
+    status = status_of(error)
+    if status >= 500:
+        log.error("request failed", action="request_failed", path=request.url.path, error=str(error), cause=str(error.__cause__ or ""))
+    return _response(request, status, error.code, str(error), error.problems, headers)
 
 
 def _assay(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AssayError)
-    status = status_of(error)
-    if status == 500:
-        log.error("request failed", action="request_failed", path=request.url.path, error=str(error))
-    return _response(request, status, error.code, str(error), error.problems)
+    return answer(request, error)
 
 
 def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    if any(item["loc"] == ("body",) and isinstance(item.get("input"), bytes) for item in error.errors()):
+        sent = request.headers.get("content-type") or "nothing"
+        form = Problem(field="Content-Type", detail=f"is {sent[:100]}", mend="send JSON, and say so: Content-Type: application/json")
+        return _response(request, 415, "unsupported-media-type", form.sentence(), [form])
     problems = tuple(_field(item) for item in error.errors())
     return _response(request, 422, "invalid-input", "; ".join(p.sentence() for p in problems), problems)
 
 
 def _field(item: dict[str, Any]) -> Problem:
-    place = [str(part) for part in item["loc"] if part not in ("body", "query", "path", "header")]
-    field = ".".join(place) or "body"
-    if item["type"] == "extra_forbidden":
-        return Problem(field=field, detail="unknown field", mend="remove it or check its spelling")
-    if item["type"] == "missing":
-        return Problem(field=field, detail="is required", mend="add it")
-    return Problem(field=field, detail=item["msg"][0].lower() + item["msg"][1:], mend="correct the value")
+    if item["type"] == "json_invalid":
+        return Problem(field="body", detail=f"is not JSON: {item['ctx']['error']} at character {item['loc'][-1]}", mend="correct it there")
+    place = ".".join(str(part) for part in item["loc"][1:])  # the first part says query, path, header or body
+    return replace(found({**item, "loc": ()}), field=place or "body")
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # FastAPI's only use: a body that JSON allows and no reader takes
+        body = Problem(field="body", detail="is JSON nested too deeply, or holds a number too long to read", mend="simplify it")
+        return _response(request, 422, "invalid-input", body.sentence(), [body])
     title = HTTPStatus(error.status_code).phrase
     detail = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not possible at {request.url.path}"}
     text = detail.get(error.status_code, str(error.detail))
-    return _response(request, error.status_code, title.lower().replace(" ", "-"), text, (), dict(error.headers or {}))
+    code = _CODES.get(error.status_code, title.lower().replace(" ", "-"))
+    return _response(request, error.status_code, code, text, (), error.headers)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    """The client hung up while it was sending; nobody reads this."""
+    log.info("client gone", action="client_gone", path=request.url.path)
+    return Response(status_code=400)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -113,7 +140,7 @@ def _unexpected(request: Request, error: Exception) -> JSONResponse:
 
 
 def _response(
-    request: Request, status: int, code: str, detail: str, problems: Sequence[Problem], headers: dict[str, str] | None = None
+    request: Request, status: int, code: str, detail: str, problems: Sequence[Problem], headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     body = ProblemDetails(
         type=f"urn:assay:{code}",
@@ -125,5 +152,5 @@ def _response(
         errors=[FieldProblem(pointer=p.pointer, field=p.field, detail=p.detail, mend=p.mend) for p in problems],
         request_id=getattr(request.state, "request_id", ""),
     )
-    sent = {**(headers or {}), **(_LOGIN if status == 401 else {}), "X-Request-ID": body.request_id}
+    sent = {**(headers or {}), **_ALWAYS.get(status, {}), "X-Request-ID": body.request_id}
     return JSONResponse(body.model_dump(), status, headers=sent, media_type="application/problem+json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from certify.certificate import Certificate, PredictionEvidence
 from certify.errors import Problem
@@ -21,7 +21,31 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of
 
 
 class In(BaseModel):
+    """A body that is sent. No text in it, however deep, holds what cannot be stored."""
+
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, data: Any) -> Any:
+        waiting = [data]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict):
+                waiting += [*value.keys(), *value.values()]
+            elif isinstance(value, list):
+                waiting += value
+            elif isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
+                raise ValueError("holds a NUL character or half a surrogate pair, which no text can hold; send valid Unicode")
+        return data
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Out(BaseModel):
@@ -33,11 +57,12 @@ class NewModel(In):
     blob: Digest
     range: tuple[float, float] | None = Field(default=None, description="declared range of raw input values, [low, high]")
 
-    @model_validator(mode="after")
-    def _ordered(self) -> NewModel:
-        if self.range is not None and not (-1e30 < self.range[0] < self.range[1] < 1e30):
-            raise ValueError("range must be [low, high] with low < high, both finite")
-        return self
+    @field_validator("range")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (-1e30 < value[0] < value[1] < 1e30):
+            raise ValueError(f"is [{value[0]}, {value[1]}]; use [low, high] with low < high, both finite")
+        return value
 
 
 class NewDataset(In):

@@ -113,10 +113,11 @@ class Cancelled(AssayError):
 
 def problems_of(error: ValidationError, root: str = "") -> tuple[Problem, ...]:
     """Pydantic's findings in our form: the dotted field, what is wrong, what mends it."""
-    return tuple(_merged(_problem(item, root) for item in error.errors(include_url=False)))
+    return tuple(_merged(found(item, root) for item in error.errors(include_url=False)))
 
 
-def _problem(item: Any, root: str) -> Problem:
+def found(item: Any, root: str = "") -> Problem:
+    """One of pydantic's findings in our form."""
     # A tagged union puts its tag into the location (certifiers.0.smoothing.sigma); users never wrote it.
     parts = [str(part) for i, part in enumerate(item["loc"]) if not (i and isinstance(item["loc"][i - 1], int))]
     field = ".".join(([root] if root else []) + parts)

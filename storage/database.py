@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,8 +14,13 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.dialects import postgresql, sqlite
 
+from storage.errors import Busy
+
 # Any constant: it names the lock under which migrations run.
 _MIGRATION_LOCK = 0x4153534159
+# The API answers in at most 40 threads. What finds no connection waits its turn; after ten seconds it is told to come back.
+_POOL = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 10.0}
+_WRITER_SECONDS = 20.0
 
 
 class Database:
@@ -22,7 +28,10 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = sa.create_engine(url, pool_pre_ping=True)
+        memory = sa.make_url(url).get_backend_name() == "sqlite" and sa.make_url(url).database in (None, "", ":memory:")
+        self.engine = sa.create_engine(url, pool_pre_ping=True, **({} if memory else _POOL))
+        # SQLite's own waiting is a lottery that polls; in one process writers queue here instead, and hold no connection meanwhile.
+        self._writing = threading.Lock() if self.engine.dialect.name == "sqlite" else None
         if self.engine.dialect.name == "sqlite":
             if self.engine.url.database:
                 Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -30,14 +39,18 @@ class Database:
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
-        """One transaction that may write; committed at the end, rolled back on any exception."""
-        with self.engine.begin() as connection:
+        """One transaction that may write; committed at the end, rolled back on any exception.
+
+        Raises:
+            Busy: the database cannot be reached, or is too busy to answer in time.
+        """
+        with _turn(self._writing), _overload(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """One transaction that only reads; on SQLite it waits for no writer."""
-        with self.engine.connect().execution_options(assay_read=True) as connection, connection.begin():
+        """One transaction that only reads; on SQLite it waits for no writer. Raises Busy as `begin` does."""
+        with _overload(), self.engine.connect().execution_options(assay_read=True) as connection, connection.begin():
             yield connection
 
     def now(self, connection: sa.Connection) -> datetime:
@@ -90,6 +103,32 @@ def insert_once(connection: sa.Connection, table: sa.Table, values: dict[str, An
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     new = dialect.insert(table).values(values).on_conflict_do_nothing().returning(sa.literal(1))
     return connection.execute(new).first() is not None
+
+
+@contextmanager
+def _turn(lock: threading.Lock | None) -> Iterator[None]:
+    if lock is None:
+        yield
+        return
+    if not lock.acquire(timeout=_WRITER_SECONDS):
+        raise _busy()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _overload() -> Iterator[None]:
+    """No connection in time, a database that is locked, gone or starting: the caller's request was right and may be sent again."""
+    try:
+        yield
+    except (sa.exc.TimeoutError, sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        raise _busy() from error
+
+
+def _busy() -> Busy:
+    return Busy.at("", "the database is too busy or cannot be reached", "try again in a moment")
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

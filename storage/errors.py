@@ -27,3 +27,9 @@ class DamagedArtifact(AssayError):
     """Stored bytes no longer have the digest they were stored under; they are never used."""
 
     code = "damaged-artifact"
+
+
+class Busy(AssayError):
+    """The database is too busy or cannot be reached. The same request may be sent again in a moment."""
+
+    code = "busy"

@@ -25,7 +25,8 @@ def ensure_tenant(db: Database, name: str) -> Tenant:
     """The tenant of this name, made when there is none."""
     with db.begin() as connection:
         insert_once(connection, tenants, {"id": new_id("ten"), "name": name, "created_at": db.now(connection)})
-        return Tenant(**connection.execute(sa.select(tenants).where(tenants.c.name == name)).mappings().one())
+        columns = (tenants.c.id, tenants.c.name, tenants.c.created_at)
+        return Tenant(**connection.execute(sa.select(*columns).where(tenants.c.name == name)).mappings().one())
 
 
 def create_key(

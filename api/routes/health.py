@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from api.security import Db
+from storage.errors import Busy
 from storage.jobs import count_by_state
 
 router = APIRouter(tags=["health"])
@@ -24,7 +24,7 @@ def readyz(db: Db) -> Response:
     """The database answers."""
     try:
         db.ping()
-    except sa.exc.SQLAlchemyError:
+    except Busy:
         return JSONResponse({"status": "unavailable", "reason": "the database cannot be reached"}, 503)
     return JSONResponse({"status": "ok"})
 
