@@ -32,11 +32,23 @@ def register_dataset(db: Database, tenant_id: str, *, name: str, blob: str) -> D
 
 
 def get_model(db: Database, tenant_id: str, model_id: str) -> Model:
-    return _model(_get(db, models, tenant_id, model_id, "model"))
+    with db.read() as connection:
+        return model_in(connection, tenant_id, model_id)
 
 
 def get_dataset(db: Database, tenant_id: str, dataset_id: str) -> Dataset:
-    return _dataset(_get(db, datasets, tenant_id, dataset_id, "dataset"))
+    with db.read() as connection:
+        return dataset_in(connection, tenant_id, dataset_id)
+
+
+def model_in(connection: sa.Connection, tenant_id: str, model_id: str) -> Model:
+    """`get_model` within a transaction."""
+    return _model(_get(connection, models, tenant_id, model_id, "model"))
+
+
+def dataset_in(connection: sa.Connection, tenant_id: str, dataset_id: str) -> Dataset:
+    """`get_dataset` within a transaction."""
+    return _dataset(_get(connection, datasets, tenant_id, dataset_id, "dataset"))
 
 
 def list_models(db: Database, tenant_id: str, *, limit: int, cursor: str | None = None, name: str | None = None) -> Page[Model]:
@@ -127,9 +139,8 @@ def _register(db: Database, table: sa.Table, tenant_id: str, name: str, blob: st
         return values
 
 
-def _get(db: Database, table: sa.Table, tenant_id: str, row_id: str, noun: str) -> Any:
-    with db.read() as connection:
-        row = connection.execute(sa.select(table).where((table.c.id == row_id) & (table.c.tenant_id == tenant_id))).mappings().first()
+def _get(connection: sa.Connection, table: sa.Table, tenant_id: str, row_id: str, noun: str) -> Any:
+    row = connection.execute(sa.select(table).where((table.c.id == row_id) & (table.c.tenant_id == tenant_id))).mappings().first()
     if row is None:
         raise NotFound.at(noun, f"there is no {noun} {row_id}", f"list them with GET /v1/{noun}s")
     return row

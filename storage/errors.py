@@ -17,6 +17,10 @@ class Conflict(AssayError):
     code = "conflict"
 
 
+class NotReady(Conflict):
+    """What is asked for is still being inspected."""
+
+
 class LostLease(AssayError):
     """The lease has ended or was given to another worker; nothing was written."""
 

@@ -14,15 +14,16 @@ from certify.report import Report
 from certify.run import Plan, commitment, public_key, service_key
 from certify.spec import Spec, parse_spec
 from storage import cursors
-from storage.catalog import dump_problems, get_dataset, get_model, load_problems, range_text
+from storage.catalog import dataset_in, dump_problems, get_dataset, get_model, load_problems, model_in, range_text
 from storage.database import Database, held
-from storage.errors import Conflict, NotFound
+from storage.errors import NotFound, NotReady
 from storage.ids import new_id
 from storage.records import ArtifactState, Dataset, Job, JobState, Model, Page, Progress, ShardPlan, ShardState
 from storage.tables import datasets, jobs, shards, tenants
 
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 _DEAD = (JobState.FAILED, JobState.CANCELLED)
+_Question = tuple[Model, Dataset, Spec]
 
 
 def create_job(
@@ -35,30 +36,20 @@ def create_job(
 
     Raises:
         NotFound: no such model or dataset.
-        Conflict: the model or dataset has not been inspected yet.
+        NotReady: the model or dataset has not been inspected yet.
         InputError: the model or dataset was rejected, or the spec does not fit them; every problem is named.
     """
-    spec = spec.with_noise_key("service")
-    model, dataset = get_model(db, tenant_id, model_id), get_dataset(db, tenant_id, dataset_id)
-    _check_ready(model, dataset, spec)
+    question = _asked(get_model(db, tenant_id, model_id), get_dataset(db, tenant_id, dataset_id), spec)
     with db.begin() as connection:
-        # One submission of a tenant at a time: the question is looked up and asked in one step.
-        connection.execute(held(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)))
-        pair = (jobs.c.tenant_id == tenant_id) & (jobs.c.model_digest == model.blob) & (jobs.c.dataset_digest == dataset.blob)
-        # The declared range is free to choose and not part of the noise key: a new range must not hide an attempt or restart the count.
-        same = pair & (jobs.c.spec_digest == spec.digest())
-        known = connection.execute(sa.select(jobs).where(same).order_by(jobs.c.id.desc())).mappings().all()
-        for row in known:
-            if row["state"] not in _DEAD and row["value_range"] == range_text(model.value_range):
-                return _job(connection, row, db.now(connection)), False
-        newest = connection.execute(sa.select(sa.func.max(jobs.c.attempt)).where(pair)).scalar() or 0
-        values = _values(tenant_id, model, dataset, spec, secret, known[0]["attempt"] if known else newest + 1)
-        if known:  # the dice that lie there, even if the server's secret has changed since
-            values |= {"noise_key": known[0]["noise_key"], "noise_commitment": known[0]["noise_commitment"]}
-        values |= {"name": name, "created_at": db.now(connection)}
-        connection.execute(sa.insert(jobs).values(values))
-        row = connection.execute(sa.select(jobs).where(jobs.c.id == values["id"])).mappings().one()
-        return _job(connection, row, values["created_at"]), True
+        return _submit(connection, db.now(connection), tenant_id, question, secret, name)
+
+
+def submit_job(
+    connection: sa.Connection, now: datetime, tenant_id: str, *, model_id: str, dataset_id: str, spec: Spec, secret: bytes, name: str = ""
+) -> tuple[Job, bool]:
+    """`create_job` within a transaction of the caller."""
+    question = _asked(model_in(connection, tenant_id, model_id), dataset_in(connection, tenant_id, dataset_id), spec)
+    return _submit(connection, now, tenant_id, question, secret, name)
 
 
 def get_job(db: Database, tenant_id: str, job_id: str) -> Job:
@@ -83,14 +74,20 @@ def list_jobs(db: Database, tenant_id: str, *, limit: int, cursor: str | None = 
 def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
     """Ask a job to stop; what is finished is kept. Calling it again changes nothing."""
     with db.begin() as connection:
-        row, now = _row(connection, tenant_id, job_id, lock=True), db.now(connection)
-        if row["state"] == JobState.QUEUED:
-            _update(connection, job_id, state=JobState.CANCELLED, finished_at=now, condition="")
-        elif row["state"] == JobState.RUNNING:
-            _update(connection, job_id, state=JobState.CANCELLING, condition="stopping")
-            waiting = (shards.c.job_id == job_id) & (shards.c.state == ShardState.QUEUED)
-            connection.execute(sa.update(shards).where(waiting).values(state=ShardState.CANCELLED))
+        now = db.now(connection)
+        cancel_job(connection, now, tenant_id, job_id)
         return _job(connection, _row(connection, tenant_id, job_id), now)
+
+
+def cancel_job(connection: sa.Connection, now: datetime, tenant_id: str, job_id: str) -> None:
+    """`request_cancel` within a transaction of the caller."""
+    row = _row(connection, tenant_id, job_id, lock=True)
+    if row["state"] == JobState.QUEUED:
+        _update(connection, job_id, state=JobState.CANCELLED, finished_at=now, condition="")
+    elif row["state"] == JobState.RUNNING:
+        _update(connection, job_id, state=JobState.CANCELLING, condition="stopping")
+        waiting = (shards.c.job_id == job_id) & (shards.c.state == ShardState.QUEUED)
+        connection.execute(sa.update(shards).where(waiting).values(state=ShardState.CANCELLED))
 
 
 def count_by_state(db: Database) -> dict[JobState, int]:
@@ -193,15 +190,38 @@ def finish_job(db: Database, job_id: str, report: Report) -> None:
         _update(connection, job_id, state=state, report=report.model_dump_json(), finished_at=db.now(connection), condition="")
 
 
-def _check_ready(model: Model, dataset: Dataset, spec: Spec) -> None:
+def _asked(model: Model, dataset: Dataset, spec: Spec) -> _Question:
     for noun, artifact in (("model", model), ("dataset", dataset)):
         if artifact.state is ArtifactState.INSPECTING:
-            raise Conflict.at(noun, f"{artifact.id} is still being inspected", "try again in a few seconds")
+            raise NotReady.at(noun, f"{artifact.id} is still being inspected", "try again in a few seconds")
         if artifact.state is ArtifactState.REJECTED:
             raise InputError(*(Problem(field=noun, detail=f"was rejected: {p.sentence()}", mend="") for p in artifact.rejection))
     assert model.facts is not None
     assert dataset.facts is not None
+    spec = spec.with_noise_key("service")
     check(spec, model.facts, dataset.facts, model.value_range)
+    return model, dataset, spec
+
+
+def _submit(connection: sa.Connection, now: datetime, tenant_id: str, question: _Question, secret: bytes, name: str) -> tuple[Job, bool]:
+    model, dataset, spec = question
+    # One submission of a tenant at a time: the question is looked up and asked in one step.
+    connection.execute(held(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)))
+    pair = (jobs.c.tenant_id == tenant_id) & (jobs.c.model_digest == model.blob) & (jobs.c.dataset_digest == dataset.blob)
+    # The declared range is free to choose and not part of the noise key: a new range must not hide an attempt or restart the count.
+    same = pair & (jobs.c.spec_digest == spec.digest())
+    known = connection.execute(sa.select(jobs).where(same).order_by(jobs.c.id.desc())).mappings().all()
+    for row in known:
+        if row["state"] not in _DEAD and row["value_range"] == range_text(model.value_range):
+            return _job(connection, row, now), False
+    newest = connection.execute(sa.select(sa.func.max(jobs.c.attempt)).where(pair)).scalar() or 0
+    values = _values(tenant_id, model, dataset, spec, secret, known[0]["attempt"] if known else newest + 1)
+    if known:  # the dice that lie there, even if the server's secret has changed since
+        values |= {"noise_key": known[0]["noise_key"], "noise_commitment": known[0]["noise_commitment"]}
+    values |= {"name": name, "created_at": now}
+    connection.execute(sa.insert(jobs).values(values))
+    row = connection.execute(sa.select(jobs).where(jobs.c.id == values["id"])).mappings().one()
+    return _job(connection, row, now), True
 
 
 def _values(tenant_id: str, model: Model, dataset: Dataset, spec: Spec, secret: bytes, attempt: int) -> dict[str, Any]:
