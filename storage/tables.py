@@ -75,6 +75,8 @@ api_keys = sa.Table(
     sa.Column("scopes", sa.Text, nullable=False),
     sa.Column("secret_sha256", sa.String(64), nullable=False),
     sa.Column("last4", sa.String(4), nullable=False),
+    sa.Column("previous_sha256", sa.String(64)),  # the secret before the last rotation, good until `previous_until`
+    sa.Column("previous_until", Utc),
     _created(),
     sa.Column("expires_at", Utc),
     sa.Column("revoked_at", Utc),

@@ -184,9 +184,15 @@ def upgrade() -> None:
     op.create_index(op.f("ix_gate_outcomes_tenant_id"), "gate_outcomes", ["tenant_id"], unique=False)
     op.add_column("tenants", sa.Column("max_queued_jobs", sa.Integer(), nullable=True))
     op.add_column("tenants", sa.Column("max_stored_bytes", sa.BigInteger(), nullable=True))
+    op.add_column("api_keys", sa.Column("previous_sha256", sa.String(length=64), nullable=True))
+    op.add_column("api_keys", sa.Column("previous_until", tables.Utc(timezone=True), nullable=True))
+    for statement in _append_only("audit_log", op.get_bind().dialect.name):
+        op.execute(statement)
 
 
 def downgrade() -> None:
+    op.drop_column("api_keys", "previous_until")
+    op.drop_column("api_keys", "previous_sha256")
     op.drop_column("tenants", "max_stored_bytes")
     op.drop_column("tenants", "max_queued_jobs")
     op.drop_index(op.f("ix_gate_outcomes_tenant_id"), table_name="gate_outcomes")
@@ -217,3 +223,18 @@ def downgrade() -> None:
     op.drop_table("idempotency")
     op.drop_index(op.f("ix_audit_log_tenant_id"), table_name="audit_log")
     op.drop_table("audit_log")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION audit_log_refuse()")
+
+
+def _append_only(table: str, dialect: str) -> list[str]:
+    """Triggers that refuse to change or delete a row; they go when the table goes."""
+    if dialect == "sqlite":
+        refuse = f"SELECT RAISE(ABORT, '{table} is append-only')"
+        return [f"CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table} BEGIN {refuse}; END" for verb in ("update", "delete")]
+    return [
+        f"CREATE FUNCTION {table}_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{table} is append-only' USING ERRCODE = 'integrity_constraint_violation'; END $$",
+        f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_refuse()",
+        f"CREATE TRIGGER {table}_keep BEFORE TRUNCATE ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {table}_refuse()",
+    ]
