@@ -11,24 +11,27 @@ import sqlalchemy as sa
 
 from certify.errors import Problem
 from certify.facts import DatasetFacts, ModelFacts
-from storage import cursors
-from storage.database import Database, held, locked
+from storage import audit
+from storage.database import Database, locked
 from storage.errors import LostLease, NotFound
 from storage.ids import Prefix, new_id
-from storage.records import ArtifactState, Dataset, InspectionLease, Model, Page
-from storage.tables import blobs, datasets, models, tenants
+from storage.records import Actor, ArtifactState, Dataset, InspectionLease, Model, Page
+from storage.scoped import hold_tenant, newest, one, owned
+from storage.tables import blobs, datasets, models
 
 Range = tuple[float, float]
 _MAX_INSPECTIONS = 3
 
 
-def register_model(db: Database, tenant_id: str, *, name: str, blob: str, value_range: Range | None = None) -> Model:
+def register_model(
+    db: Database, tenant_id: str, *, name: str, blob: str, value_range: Range | None = None, by: Actor = audit.SERVER
+) -> Model:
     """The next version under `name`; the same bytes and range again return the version that exists."""
-    return _model(_register(db, models, tenant_id, name, blob, range_text(value_range), "mdl"))
+    return _model(_register(db, models, tenant_id, name, blob, range_text(value_range), "mdl", by))
 
 
-def register_dataset(db: Database, tenant_id: str, *, name: str, blob: str) -> Dataset:
-    return _dataset(_register(db, datasets, tenant_id, name, blob, "", "dat"))
+def register_dataset(db: Database, tenant_id: str, *, name: str, blob: str, by: Actor = audit.SERVER) -> Dataset:
+    return _dataset(_register(db, datasets, tenant_id, name, blob, "", "dat", by))
 
 
 def get_model(db: Database, tenant_id: str, model_id: str) -> Model:
@@ -43,12 +46,12 @@ def get_dataset(db: Database, tenant_id: str, dataset_id: str) -> Dataset:
 
 def model_in(connection: sa.Connection, tenant_id: str, model_id: str) -> Model:
     """`get_model` within a transaction."""
-    return _model(_get(connection, models, tenant_id, model_id, "model"))
+    return _model(one(connection, models, tenant_id, model_id))
 
 
 def dataset_in(connection: sa.Connection, tenant_id: str, dataset_id: str) -> Dataset:
     """`get_dataset` within a transaction."""
-    return _dataset(_get(connection, datasets, tenant_id, dataset_id, "dataset"))
+    return _dataset(one(connection, datasets, tenant_id, dataset_id))
 
 
 def list_models(db: Database, tenant_id: str, *, limit: int, cursor: str | None = None, name: str | None = None) -> Page[Model]:
@@ -108,53 +111,44 @@ def _end_inspection(db: Database, lease: InspectionLease, values: dict[str, Any]
             raise LostLease
 
 
-def _register(db: Database, table: sa.Table, tenant_id: str, name: str, blob: str, value_range: str, prefix: Prefix) -> Any:
+def _register(db: Database, table: sa.Table, tenant_id: str, name: str, blob: str, value_range: str, prefix: Prefix, by: Actor) -> Any:
     with db.begin() as connection:
         # One registration of a tenant at a time, so that versions count up without gaps.
-        connection.execute(held(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)))
-        mine = (blobs.c.tenant_id == tenant_id) & (blobs.c.sha256 == blob)
+        hold_tenant(connection, tenant_id)
+        mine = owned(blobs, tenant_id) & (blobs.c.sha256 == blob)
         size = connection.execute(sa.select(blobs.c.size).where(mine)).scalar_one_or_none()
         if size is None:
             raise NotFound.at("blob", f"no content {blob} was uploaded", f"first PUT the bytes to /v1/blobs/sha256/{blob}")
-        named = (table.c.tenant_id == tenant_id) & (table.c.name == name)
+        named = owned(table, tenant_id) & (table.c.name == name)
         same = named & (table.c.blob == blob) & (table.c.value_range == value_range)
         row = connection.execute(sa.select(table).where(same)).mappings().first()
         if row is not None:
             return row
-        newest = connection.execute(sa.select(sa.func.max(table.c.version)).where(named)).scalar() or 0
+        version = (connection.execute(sa.select(sa.func.max(table.c.version)).where(named)).scalar() or 0) + 1
+        now = db.now(connection)
         values = {
             "id": new_id(prefix),
             "tenant_id": tenant_id,
             "name": name,
-            "version": newest + 1,
+            "version": version,
             "blob": blob,
             "size": size,
             "value_range": value_range,
             "state": ArtifactState.INSPECTING,
             "facts": None,
             "rejection": None,
-            "created_at": db.now(connection),
+            "created_at": now,
         }
         connection.execute(sa.insert(table).values(values))
+        detail = {"name": name, "version": version, "blob": blob}
+        audit.record(connection, tenant_id, by, f"{table.name.removesuffix('s')}.registered", values["id"], now, detail)
         return values
 
 
-def _get(connection: sa.Connection, table: sa.Table, tenant_id: str, row_id: str, noun: str) -> Any:
-    row = connection.execute(sa.select(table).where((table.c.id == row_id) & (table.c.tenant_id == tenant_id))).mappings().first()
-    if row is None:
-        raise NotFound.at(noun, f"there is no {noun} {row_id}", f"list them with GET /v1/{noun}s")
-    return row
-
-
 def _list(db: Database, table: sa.Table, tenant_id: str, limit: int, cursor: str | None, name: str | None) -> tuple[list[Any], str | None]:
-    query = sa.select(table).where(table.c.tenant_id == tenant_id).order_by(table.c.id.desc()).limit(cursors.checked(limit) + 1)
-    if name is not None:
-        query = query.where(table.c.name == name)
-    if cursor is not None:
-        query = query.where(table.c.id < cursors.decode(cursor, str)[0])
+    named = [] if name is None else [table.c.name == name]
     with db.read() as connection:
-        rows = list(connection.execute(query).mappings())
-    return rows[:limit], cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None
+        return newest(connection, table, tenant_id, *named, limit=limit, cursor=cursor)
 
 
 def _model(row: Any) -> Model:

@@ -13,13 +13,15 @@ from certify.facts import DatasetFacts, check
 from certify.report import Report
 from certify.run import Plan, commitment, public_key, service_key
 from certify.spec import Spec, parse_spec
-from storage import cursors
+from storage import audit
 from storage.catalog import dataset_in, dump_problems, get_dataset, get_model, load_problems, model_in, range_text
 from storage.database import Database, held
-from storage.errors import NotFound, NotReady
+from storage.errors import NotReady
 from storage.ids import new_id
-from storage.records import ArtifactState, Dataset, Job, JobState, Model, Page, Progress, ShardPlan, ShardState
-from storage.tables import datasets, jobs, shards, tenants
+from storage.quotas import DEFAULT, Quota, check_jobs
+from storage.records import Actor, ArtifactState, Dataset, Job, JobState, Model, Page, Progress, ShardPlan, ShardState
+from storage.scoped import everyones, hold_tenant, newest, one, owned
+from storage.tables import datasets, jobs, shards
 
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 _DEAD = (JobState.FAILED, JobState.CANCELLED)
@@ -27,7 +29,16 @@ _Question = tuple[Model, Dataset, Spec]
 
 
 def create_job(
-    db: Database, tenant_id: str, *, model_id: str, dataset_id: str, spec: Spec, secret: bytes, name: str = ""
+    db: Database,
+    tenant_id: str,
+    *,
+    model_id: str,
+    dataset_id: str,
+    spec: Spec,
+    secret: bytes,
+    name: str = "",
+    quota: Quota = DEFAULT,
+    by: Actor = audit.SERVER,
 ) -> tuple[Job, bool]:
     """Accept a job, or return the one that already answers the same question (false).
 
@@ -38,62 +49,71 @@ def create_job(
         NotFound: no such model or dataset.
         NotReady: the model or dataset has not been inspected yet.
         InputError: the model or dataset was rejected, or the spec does not fit them; every problem is named.
+        TooManyJobs: the tenant has as many as it may.
     """
     question = _asked(get_model(db, tenant_id, model_id), get_dataset(db, tenant_id, dataset_id), spec)
     with db.begin() as connection:
-        return _submit(connection, db.now(connection), tenant_id, question, secret, name)
+        return _submit(connection, db.now(connection), tenant_id, question, secret, name, quota, by)
 
 
 def submit_job(
-    connection: sa.Connection, now: datetime, tenant_id: str, *, model_id: str, dataset_id: str, spec: Spec, secret: bytes, name: str = ""
+    connection: sa.Connection,
+    now: datetime,
+    tenant_id: str,
+    *,
+    model_id: str,
+    dataset_id: str,
+    spec: Spec,
+    secret: bytes,
+    name: str = "",
+    quota: Quota = DEFAULT,
+    by: Actor = audit.SERVER,
 ) -> tuple[Job, bool]:
     """`create_job` within a transaction of the caller."""
     question = _asked(model_in(connection, tenant_id, model_id), dataset_in(connection, tenant_id, dataset_id), spec)
-    return _submit(connection, now, tenant_id, question, secret, name)
+    return _submit(connection, now, tenant_id, question, secret, name, quota, by)
 
 
 def get_job(db: Database, tenant_id: str, job_id: str) -> Job:
     with db.read() as connection:
-        return _job(connection, _row(connection, tenant_id, job_id), db.now(connection))
+        return _job(connection, one(connection, jobs, tenant_id, job_id), db.now(connection))
 
 
 def list_jobs(db: Database, tenant_id: str, *, limit: int, cursor: str | None = None, state: JobState | None = None) -> Page[Job]:
     """Newest first."""
-    query = sa.select(jobs).where(jobs.c.tenant_id == tenant_id).order_by(jobs.c.id.desc()).limit(cursors.checked(limit) + 1)
-    if state is not None:
-        query = query.where(jobs.c.state == state)
-    if cursor is not None:
-        query = query.where(jobs.c.id < cursors.decode(cursor, str)[0])
+    wanted = [] if state is None else [jobs.c.state == state]
     with db.read() as connection:
         now = db.now(connection)
-        rows = list(connection.execute(query).mappings())
-        items = tuple(_job(connection, row, now) for row in rows[:limit])
-    return Page(items=items, next_cursor=cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None)
+        rows, following = newest(connection, jobs, tenant_id, *wanted, limit=limit, cursor=cursor)
+        return Page(items=tuple(_job(connection, row, now) for row in rows), next_cursor=following)
 
 
-def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
+def request_cancel(db: Database, tenant_id: str, job_id: str, by: Actor = audit.SERVER) -> Job:
     """Ask a job to stop; what is finished is kept. Calling it again changes nothing."""
     with db.begin() as connection:
         now = db.now(connection)
-        cancel_job(connection, now, tenant_id, job_id)
-        return _job(connection, _row(connection, tenant_id, job_id), now)
+        cancel_job(connection, now, tenant_id, job_id, by)
+        return _job(connection, one(connection, jobs, tenant_id, job_id), now)
 
 
-def cancel_job(connection: sa.Connection, now: datetime, tenant_id: str, job_id: str) -> None:
+def cancel_job(connection: sa.Connection, now: datetime, tenant_id: str, job_id: str, by: Actor = audit.SERVER) -> None:
     """`request_cancel` within a transaction of the caller."""
-    row = _row(connection, tenant_id, job_id, lock=True)
-    if row["state"] == JobState.QUEUED:
-        _update(connection, job_id, state=JobState.CANCELLED, finished_at=now, condition="")
-    elif row["state"] == JobState.RUNNING:
-        _update(connection, job_id, state=JobState.CANCELLING, condition="stopping")
-        waiting = (shards.c.job_id == job_id) & (shards.c.state == ShardState.QUEUED)
+    state = one(connection, jobs, tenant_id, job_id, lock=True)["state"]
+    if state not in (JobState.QUEUED, JobState.RUNNING):
+        return
+    if state == JobState.QUEUED:
+        _update(connection, tenant_id, job_id, state=JobState.CANCELLED, finished_at=now, condition="")
+    else:
+        _update(connection, tenant_id, job_id, state=JobState.CANCELLING, condition="stopping")
+        waiting = owned(shards, tenant_id) & (shards.c.job_id == job_id) & (shards.c.state == ShardState.QUEUED)
         connection.execute(sa.update(shards).where(waiting).values(state=ShardState.CANCELLED))
+    audit.record(connection, tenant_id, by, "job.cancelled", job_id, now)
 
 
 def count_by_state(db: Database) -> dict[JobState, int]:
     """How many jobs of all tenants are in each state, for metrics."""
     with db.read() as connection:
-        found = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))
+        found = connection.execute(everyones(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)))
         counts = {str(state): int(count) for state, count in found}
     return {state: counts.get(state, 0) for state in JobState}
 
@@ -187,7 +207,9 @@ def finish_job(db: Database, job_id: str, report: Report) -> None:
             state = JobState.CANCELLED
         elif ShardState.FAILED in states:
             state = JobState.FAILED
-        _update(connection, job_id, state=state, report=report.model_dump_json(), finished_at=db.now(connection), condition="")
+        _update(
+            connection, row["tenant_id"], job_id, state=state, report=report.model_dump_json(), finished_at=db.now(connection), condition=""
+        )
 
 
 def _asked(model: Model, dataset: Dataset, spec: Spec) -> _Question:
@@ -203,25 +225,28 @@ def _asked(model: Model, dataset: Dataset, spec: Spec) -> _Question:
     return model, dataset, spec
 
 
-def _submit(connection: sa.Connection, now: datetime, tenant_id: str, question: _Question, secret: bytes, name: str) -> tuple[Job, bool]:
+def _submit(
+    connection: sa.Connection, now: datetime, tenant_id: str, question: _Question, secret: bytes, name: str, quota: Quota, by: Actor
+) -> tuple[Job, bool]:
     model, dataset, spec = question
     # One submission of a tenant at a time: the question is looked up and asked in one step.
-    connection.execute(held(sa.select(tenants.c.id).where(tenants.c.id == tenant_id)))
-    pair = (jobs.c.tenant_id == tenant_id) & (jobs.c.model_digest == model.blob) & (jobs.c.dataset_digest == dataset.blob)
+    hold_tenant(connection, tenant_id)
+    pair = owned(jobs, tenant_id) & (jobs.c.model_digest == model.blob) & (jobs.c.dataset_digest == dataset.blob)
     # The declared range is free to choose and not part of the noise key: a new range must not hide an attempt or restart the count.
     same = pair & (jobs.c.spec_digest == spec.digest())
     known = connection.execute(sa.select(jobs).where(same).order_by(jobs.c.id.desc())).mappings().all()
     for row in known:
         if row["state"] not in _DEAD and row["value_range"] == range_text(model.value_range):
             return _job(connection, row, now), False
-    newest = connection.execute(sa.select(sa.func.max(jobs.c.attempt)).where(pair)).scalar() or 0
-    values = _values(tenant_id, model, dataset, spec, secret, known[0]["attempt"] if known else newest + 1)
+    check_jobs(connection, tenant_id, quota)
+    newest_attempt = connection.execute(sa.select(sa.func.max(jobs.c.attempt)).where(pair)).scalar() or 0
+    values = _values(tenant_id, model, dataset, spec, secret, known[0]["attempt"] if known else newest_attempt + 1)
     if known:  # the dice that lie there, even if the server's secret has changed since
         values |= {"noise_key": known[0]["noise_key"], "noise_commitment": known[0]["noise_commitment"]}
     values |= {"name": name, "created_at": now}
     connection.execute(sa.insert(jobs).values(values))
-    row = connection.execute(sa.select(jobs).where(jobs.c.id == values["id"])).mappings().one()
-    return _job(connection, row, now), True
+    audit.record(connection, tenant_id, by, "job.submitted", values["id"], now, {"model": model.id, "dataset": dataset.id})
+    return _job(connection, one(connection, jobs, tenant_id, values["id"]), now), True
 
 
 def _values(tenant_id: str, model: Model, dataset: Dataset, spec: Spec, secret: bytes, attempt: int) -> dict[str, Any]:
@@ -244,16 +269,8 @@ def _values(tenant_id: str, model: Model, dataset: Dataset, spec: Spec, secret: 
     }
 
 
-def _row(connection: sa.Connection, tenant_id: str, job_id: str, *, lock: bool = False) -> Any:
-    query = sa.select(jobs).where((jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id))
-    row = connection.execute(held(query) if lock else query).mappings().first()
-    if row is None:
-        raise NotFound.at("job", f"there is no job {job_id}", "list them with GET /v1/jobs")
-    return row
-
-
-def _update(connection: sa.Connection, job_id: str, **values: Any) -> None:
-    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values))
+def _update(connection: sa.Connection, tenant_id: str, job_id: str, **values: Any) -> None:
+    connection.execute(sa.update(jobs).where(owned(jobs, tenant_id) & (jobs.c.id == job_id)).values(**values))
 
 
 def _job(connection: sa.Connection, row: Any, now: datetime) -> Job:
@@ -283,7 +300,9 @@ def _progress(connection: sa.Connection, row: Any, now: datetime) -> Progress:
         sa.func.sum(sa.case((done, 1), else_=0)),
         sa.func.sum(shards.c.samples_done),
     )
-    total, finished, count, ended, samples = connection.execute(query.where(shards.c.job_id == row["id"])).one()
+    total, finished, count, ended, samples = connection.execute(
+        query.where(owned(shards, row["tenant_id"]) & (shards.c.job_id == row["id"]))
+    ).one()
     if not count:
         total = _expected(connection, row)
     elapsed = ((row["finished_at"] or now) - row["started_at"]).total_seconds() if row["started_at"] else 0.0
@@ -302,6 +321,6 @@ def _progress(connection: sa.Connection, row: Any, now: datetime) -> Progress:
 
 def _expected(connection: sa.Connection, row: Any) -> int:
     """How many certificates a job will have that is not planned yet."""
-    facts = connection.execute(sa.select(datasets.c.facts).where(datasets.c.id == row["dataset_id"])).scalar_one()
+    facts = one(connection, datasets, row["tenant_id"], row["dataset_id"])["facts"]
     spec = parse_spec(row["spec"])
     return len(spec.examples.indices(DatasetFacts.model_validate_json(facts).count)) * len(spec.certifiers)

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from certify.certificate import Certificate
 from storage import cursors
 from storage.database import Database
-from storage.errors import NotFound
 from storage.records import Page
+from storage.scoped import one, owned
 from storage.tables import certificates, jobs
 
 _AT_ONCE = 500
@@ -48,7 +48,7 @@ def list_certificates(db: Database, tenant_id: str, job_id: str, *, limit: int, 
     if cursor is not None:
         query = query.where(_behind(*cursors.decode(cursor, int, int)))
     with db.read() as connection:
-        _check_job(connection, tenant_id, job_id)
+        one(connection, jobs, tenant_id, job_id)
         rows = connection.execute(query).all()
     following = cursors.encode(rows[limit - 1].certifier, rows[limit - 1].example) if len(rows) > limit else None
     return Page(items=tuple(Certificate.model_validate_json(row.document) for row in rows[:limit]), next_cursor=following)
@@ -61,7 +61,7 @@ def iter_lines(db: Database, tenant_id: str, job_id: str) -> Iterator[str]:
         NotFound: at once, not with the first line.
     """
     with db.read() as connection:
-        _check_job(connection, tenant_id, job_id)
+        one(connection, jobs, tenant_id, job_id)
     return _lines(db, _query(tenant_id, job_id).limit(_AT_ONCE))
 
 
@@ -89,11 +89,6 @@ def _behind(certifier: int, example: int) -> sa.ColumnElement[bool]:
 def _query(tenant_id: str, job_id: str) -> sa.Select[tuple[int, int, str]]:
     return (
         sa.select(certificates.c.certifier, certificates.c.example, certificates.c.document)
-        .where((certificates.c.tenant_id == tenant_id) & (certificates.c.job_id == job_id))
+        .where(owned(certificates, tenant_id) & (certificates.c.job_id == job_id))
         .order_by(certificates.c.certifier, certificates.c.example)
     )
-
-
-def _check_job(connection: sa.Connection, tenant_id: str, job_id: str) -> None:
-    if connection.execute(sa.select(jobs.c.id).where((jobs.c.id == job_id) & (jobs.c.tenant_id == tenant_id))).first() is None:
-        raise NotFound.at("job", f"there is no job {job_id}", "list them with GET /v1/jobs")
