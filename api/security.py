@@ -11,10 +11,10 @@ from api.problems import STATUS, Unauthorized
 from certify.errors import AssayError
 from storage.artifacts import Artifacts
 from storage.database import Database
+from storage.keys import authenticate
 from storage.records import Actor, ApiKey
 from storage.scopes import ADMIN, allows
 from storage.settings import Settings
-from storage.tenants import authenticate
 
 _bearer = HTTPBearer(auto_error=False, description="A key `assay_<id>_<secret>`, made with: assay key create")
 

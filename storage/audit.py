@@ -9,8 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from storage.database import Database
 from storage.ids import new_id
-from storage.records import Actor
+from storage.records import Actor, AuditEntry, Page
+from storage.scoped import newest
 from storage.tables import audit_log
 
 # The command line of the server, and its own processes.
@@ -48,3 +50,13 @@ def record(
         "created_at": now,
     }
     connection.execute(sa.insert(audit_log).values(values))
+
+
+def list_entries(db: Database, tenant_id: str, *, limit: int, cursor: str | None = None, action: str | None = None) -> Page[AuditEntry]:
+    """What was changed, newest first; `action` is one action, or the noun of several: `key` finds `key.created` and `key.revoked`."""
+    wanted = [] if action is None else [audit_log.c.action.startswith(f"{action}.", autoescape=True) | (audit_log.c.action == action)]
+    with db.read() as connection:
+        rows, following = newest(connection, audit_log, tenant_id, *wanted, limit=limit, cursor=cursor)
+    plain = ("id", "key_id", "action", "target", "request_id", "created_at")
+    items = tuple(AuditEntry(**{name: row[name] for name in plain}, detail=json.loads(row["detail"])) for row in rows)
+    return Page(items=items, next_cursor=following)

@@ -13,13 +13,13 @@ from certify.facts import DatasetFacts, check
 from certify.report import Report
 from certify.run import Plan, commitment, public_key, service_key
 from certify.spec import Spec, parse_spec
-from storage import audit
+from storage import audit, webhooks
 from storage.catalog import dataset_in, dump_problems, get_dataset, get_model, load_problems, model_in, range_text
 from storage.database import Database, held
 from storage.errors import NotReady
 from storage.ids import new_id
-from storage.quotas import DEFAULT, Quota, check_jobs
-from storage.records import Actor, ArtifactState, Dataset, Job, JobState, Model, Page, Progress, ShardPlan, ShardState
+from storage.quotas import DEFAULT, check_jobs
+from storage.records import Actor, ArtifactState, Dataset, Job, JobState, Model, Page, Progress, Quota, ShardPlan, ShardState
 from storage.scoped import everyones, hold_tenant, newest, one, owned
 from storage.tables import datasets, jobs, shards
 
@@ -98,11 +98,11 @@ def request_cancel(db: Database, tenant_id: str, job_id: str, by: Actor = audit.
 
 def cancel_job(connection: sa.Connection, now: datetime, tenant_id: str, job_id: str, by: Actor = audit.SERVER) -> None:
     """`request_cancel` within a transaction of the caller."""
-    state = one(connection, jobs, tenant_id, job_id, lock=True)["state"]
-    if state not in (JobState.QUEUED, JobState.RUNNING):
+    row = one(connection, jobs, tenant_id, job_id, lock=True)
+    if row["state"] not in (JobState.QUEUED, JobState.RUNNING):
         return
-    if state == JobState.QUEUED:
-        _update(connection, tenant_id, job_id, state=JobState.CANCELLED, finished_at=now, condition="")
+    if row["state"] == JobState.QUEUED:
+        _end(connection, row, JobState.CANCELLED, now)
     else:
         _update(connection, tenant_id, job_id, state=JobState.CANCELLING, condition="stopping")
         waiting = owned(shards, tenant_id) & (shards.c.job_id == job_id) & (shards.c.state == ShardState.QUEUED)
@@ -163,8 +163,9 @@ def fail_job(db: Database, job_id: str, problems: Sequence[Problem]) -> None:
         going = (shards.c.job_id == job_id) & shards.c.state.in_((ShardState.QUEUED, ShardState.LEASED))
         connection.execute(sa.update(shards).where(going).values(state=ShardState.CANCELLED, lease_until=None))
         open_job = (jobs.c.id == job_id) & jobs.c.state.not_in(_ENDED)
-        values = {"state": JobState.FAILED, "error": dump_problems(problems), "finished_at": db.now(connection), "condition": ""}
-        connection.execute(sa.update(jobs).where(open_job).values(**values))
+        row = connection.execute(held(sa.select(jobs).where(open_job))).mappings().first()
+        if row is not None:
+            _end(connection, row, JobState.FAILED, db.now(connection), error=dump_problems(problems))
 
 
 def set_condition(db: Database, job_id: str, text: str) -> None:
@@ -207,9 +208,7 @@ def finish_job(db: Database, job_id: str, report: Report) -> None:
             state = JobState.CANCELLED
         elif ShardState.FAILED in states:
             state = JobState.FAILED
-        _update(
-            connection, row["tenant_id"], job_id, state=state, report=report.model_dump_json(), finished_at=db.now(connection), condition=""
-        )
+        _end(connection, row, state, db.now(connection), report=report.model_dump_json())
 
 
 def _asked(model: Model, dataset: Dataset, spec: Spec) -> _Question:
@@ -271,6 +270,13 @@ def _values(tenant_id: str, model: Model, dataset: Dataset, spec: Spec, secret: 
 
 def _update(connection: sa.Connection, tenant_id: str, job_id: str, **values: Any) -> None:
     connection.execute(sa.update(jobs).where(owned(jobs, tenant_id) & (jobs.c.id == job_id)).values(**values))
+
+
+def _end(connection: sa.Connection, row: Any, state: JobState, now: datetime, **values: Any) -> None:
+    """The last change of a job; whoever listens is told of it in the same transaction."""
+    _update(connection, row["tenant_id"], row["id"], state=state, finished_at=now, condition="", **values)
+    told = {"job": row["id"], "name": row["name"], "state": state, "model": row["model_id"], "dataset": row["dataset_id"]}
+    webhooks.announce(connection, row["tenant_id"], "job.ended", row["id"], told, now)
 
 
 def _job(connection: sa.Connection, row: Any, now: datetime) -> Job:

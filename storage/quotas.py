@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from storage.database import Database
 from storage.errors import StorageFull, TooManyJobs
-from storage.records import JobState
+from storage.records import JobState, Quota, Usage
 from storage.scoped import hold_tenant, owned
 from storage.tables import blobs, jobs, tenants, upload_parts
 
-GIB = 2**30
 _ASK = "ask the operator for more: assay tenant set NAME"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quota:
-    """What a tenant may have when its own row says nothing else."""
-
-    max_queued_jobs: int = 200
-    max_stored_bytes: int = 100 * GIB
-
-    def of(self, tenant: Any) -> Quota:
-        """The quota of one tenant's row."""
-        own = {name: tenant[name] for name in self.__dataclass_fields__ if tenant[name] is not None}
-        return Quota(**{**vars(self), **own})
-
-
 DEFAULT = Quota()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Usage:
-    """What a tenant has, and what it may have. Bytes count once for each content, unfinished uploads included."""
-
-    queued_jobs: int
-    stored_bytes: int
-    quota: Quota
+__all__ = ["DEFAULT", "Quota", "check_bytes", "check_jobs", "check_room", "usage"]
 
 
 def check_jobs(connection: sa.Connection, tenant_id: str, default: Quota) -> None:
@@ -48,7 +26,7 @@ def check_jobs(connection: sa.Connection, tenant_id: str, default: Quota) -> Non
     Raises:
         TooManyJobs: none.
     """
-    quota, there = default.of(hold_tenant(connection, tenant_id)), _jobs(connection, tenant_id)
+    quota, there = _of(hold_tenant(connection, tenant_id), default), _jobs(connection, tenant_id)
     if there >= quota.max_queued_jobs:
         detail = f"{there} jobs have not ended, and {quota.max_queued_jobs} is the most"
         raise TooManyJobs.at("jobs", detail, f"wait for some or cancel them, or {_ASK} --max-queued-jobs N")
@@ -60,7 +38,7 @@ def check_bytes(connection: sa.Connection, tenant_id: str, more: int, default: Q
     Raises:
         StorageFull: not enough.
     """
-    quota = default.of(hold_tenant(connection, tenant_id))
+    quota = _of(hold_tenant(connection, tenant_id), default)
     _check_bytes(_bytes(connection, tenant_id), more, quota)
 
 
@@ -81,7 +59,12 @@ def usage(db: Database, tenant_id: str, default: Quota) -> Usage:
     with db.read() as connection:
         tenant = connection.execute(sa.select(tenants).where(owned(tenants, tenant_id))).mappings().one()
         counted = {"queued_jobs": _jobs(connection, tenant_id), "stored_bytes": _bytes(connection, tenant_id)}
-        return Usage(**counted, quota=default.of(tenant))
+        return Usage(**counted, quota=_of(tenant, default))
+
+
+def _of(tenant: Any, default: Quota) -> Quota:
+    own = {name: tenant[name] for name in Quota.__dataclass_fields__ if tenant[name] is not None}
+    return replace(default, **own)
 
 
 def _jobs(connection: sa.Connection, tenant_id: str) -> int:

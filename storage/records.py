@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from certify.errors import Problem
 from certify.facts import DatasetFacts, ModelFacts
@@ -14,6 +14,7 @@ from certify.run import Plan
 from certify.spec import Spec
 
 T = TypeVar("T")
+GIB = 2**30
 
 
 class ArtifactState(StrEnum):
@@ -48,14 +49,38 @@ class ShardState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Tenant:
+    """Whose rows they are. A limit is None where the service's own holds."""
+
     id: str
     name: str
     created_at: datetime
+    max_queued_jobs: int | None
+    max_stored_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """What one tenant may have at a time: jobs that have not ended, and bytes."""
+
+    max_queued_jobs: int = 200
+    max_stored_bytes: int = 100 * GIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a tenant has, and what it may have. Bytes count once for each content, unfinished uploads included."""
+
+    queued_jobs: int
+    stored_bytes: int
+    quota: Quota
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKey:
-    """A bearer key without its secret, of which only `last4` can still be shown."""
+    """A bearer key without its secret, of which only `last4` can still be shown.
+
+    `previous_until` is when the secret before the last rotation ends or ended, None when it ended at once.
+    """
 
     id: str
     tenant_id: str
@@ -66,6 +91,7 @@ class ApiKey:
     revoked_at: datetime | None
     last_used_at: datetime | None
     last4: str
+    previous_until: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +100,19 @@ class Actor:
 
     key_id: str | None
     request_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """One change: who made it (`key_id` None: the command line of the server), what was done, to what, in which request."""
+
+    id: str
+    key_id: str | None
+    action: str
+    target: str
+    detail: dict[str, Any]
+    request_id: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)

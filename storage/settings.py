@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from certify.errors import InputError, Problem, problems_of
+from storage.records import GIB, Quota
 
 SECRET_BYTES = 32
 
@@ -41,6 +42,13 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     url: str = "http://127.0.0.1:8000"
     key: SecretStr | None = None
+    max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 2**30
+    # Of each tenant, unless its own row says otherwise (assay tenant set).
+    max_queued_jobs: Annotated[int, Field(ge=0)] = Quota.max_queued_jobs
+    max_stored_gib: Annotated[float, Field(ge=0, le=2**20)] = Quota.max_stored_bytes / GIB
+    # Of each key, and of failed attempts from each address, in each API process.
+    rate_per_minute: Annotated[int, Field(ge=1)] = 1200
+    failures_per_minute: Annotated[int, Field(ge=1)] = 60
 
     @field_validator("secret_hex")
     @classmethod
@@ -60,6 +68,11 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             raise InputError(*map(_as_variable, problems_of(error))) from None
+
+    @property
+    def quota(self) -> Quota:
+        """What a tenant may have when nothing else was set for it."""
+        return Quota(max_queued_jobs=self.max_queued_jobs, max_stored_bytes=int(self.max_stored_gib * GIB))
 
     @cached_property
     def secret(self) -> bytes:

@@ -20,7 +20,8 @@ def create(name: Annotated[str, typer.Argument(help="what the key is for")] = "c
     """Make a key and print it; it is never shown again."""
     with sentences():
         db = _database()
-        from storage.tenants import create_key, ensure_tenant
+        from storage.keys import create_key
+        from storage.tenants import ensure_tenant
 
         _, token = create_key(db, ensure_tenant(db, tenant).id, name)
         typer.echo(token)
@@ -31,9 +32,10 @@ def list_(tenant: Tenant = "default", as_json: Annotated[bool, typer.Option("--j
     """All keys of a tenant, without their secrets."""
     with sentences():
         db = _database()
-        from storage.tenants import ensure_tenant, list_keys
+        from storage.keys import list_keys
+        from storage.tenants import ensure_tenant
 
-        found = list_keys(db, ensure_tenant(db, tenant).id)
+        found = list_keys(db, ensure_tenant(db, tenant).id, limit=1000).items
         rows = [
             (k.id, k.name, f"...{k.last4}", k.created_at, k.last_used_at or "never", "revoked" if k.revoked_at else "valid") for k in found
         ]
@@ -49,7 +51,8 @@ def revoke(key_id: str, tenant: Tenant = "default") -> None:
     """End a key for good."""
     with sentences():
         db = _database()
-        from storage.tenants import ensure_tenant, revoke_key
+        from storage.keys import revoke_key
+        from storage.tenants import ensure_tenant
 
         revoke_key(db, ensure_tenant(db, tenant).id, key_id)
         out.print(f"{key_id} is revoked")

@@ -14,8 +14,9 @@ import httpx
 from api.cli.console import err, out
 from certify.exit_codes import Exit
 from storage.database import Database
+from storage.keys import create_key, list_keys
 from storage.settings import Settings
-from storage.tenants import create_key, ensure_tenant, list_keys
+from storage.tenants import ensure_tenant
 
 _GRACE = 15.0
 
@@ -44,7 +45,7 @@ def _first_key(settings: Settings) -> None:
     db = Database(settings.database_url)
     db.migrate()
     tenant = ensure_tenant(db, "default")
-    if not list_keys(db, tenant.id):
+    if not list_keys(db, tenant.id, limit=1).items:
         _, token = create_key(db, tenant.id, "first")
         out.print("A first key was made. It is shown only now:")
         out.print(f"  export ASSAY_KEY={token}", highlight=False)

@@ -12,8 +12,9 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from storage.database import Database
+from storage.keys import create_key
 from storage.settings import Settings
-from storage.tenants import create_key, ensure_tenant
+from storage.tenants import ensure_tenant
 from tests.support.files import dataset
 from tests.support.onnx_models import small_cnn
 from tests.support.service import Service, drive

@@ -1,81 +1,99 @@
-"""Keys open what they should, and nothing once revoked or expired."""
+"""Tenants are made once and limited by the operator; the audit log tells, and never forgets."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 
-from storage import tenants
+from storage import audit, keys, tenants
 from storage.database import Database
 from storage.errors import NotFound
-from storage.tables import api_keys
+from storage.records import Actor
+from storage.tables import audit_log
+from tests.support.shop import Shop
 
 
 def test_a_tenant_is_made_once(db: Database) -> None:
     first = tenants.ensure_tenant(db, "acme")
-    assert tenants.ensure_tenant(db, "acme") == first
+    assert tenants.ensure_tenant(db, "acme") == tenants.find_tenant(db, "acme") == first
     assert tenants.ensure_tenant(db, "other").id != first.id
     assert first.created_at.utcoffset() == timedelta(0)
+    assert [tenant.name for tenant in tenants.list_tenants(db)] == ["acme", "other"]
+    with pytest.raises(NotFound, match="assay tenant list"):
+        tenants.find_tenant(db, "nobody")
 
 
-def test_a_token_opens_its_key_and_only_its_key(db: Database) -> None:
-    tenant = tenants.ensure_tenant(db, "acme").id
-    key, token = tenants.create_key(db, tenant, "laptop", scopes=("jobs:read", "jobs:write"))
-    found = tenants.authenticate(db, token)
-    assert found is not None
-    assert (found.id, found.tenant_id, found.scopes, found.last4) == (key.id, tenant, ("jobs:read", "jobs:write"), token[-4:])
-    flipped = token[:-1] + ("0" if token[-1] != "0" else "1")
-    other = tenants.create_key(db, tenant, "server")[1]
-    mixed = "_".join([*token.split("_")[:-1], other.split("_")[-1]])
-    for wrong in (flipped, mixed, token[:-1], "", "assay", "assay__", "assay_x_y", token.replace("assay", "essay"), token + "_x"):
-        assert tenants.authenticate(db, wrong) is None
-
-
-def test_no_secret_is_stored(db: Database) -> None:
-    _, token = tenants.create_key(db, tenants.ensure_tenant(db, "acme").id, "laptop")
-    with db.read() as connection:
-        row = connection.execute(sa.select(api_keys)).one()
-    assert all(token.split("_")[-1] not in str(value) for value in row)
-
-
-def test_revoked_and_expired_keys_are_closed(db: Database) -> None:
-    tenant = tenants.ensure_tenant(db, "acme").id
-    key, token = tenants.create_key(db, tenant, "a")
-    late = tenants.create_key(db, tenant, "b", expires_at=datetime.now(UTC) - timedelta(seconds=1))[1]
-    good = tenants.create_key(db, tenant, "c", expires_at=datetime.now(UTC) + timedelta(hours=1))[1]
-    revoked = tenants.revoke_key(db, tenant, key.id)
-    assert revoked.revoked_at is not None
-    assert tenants.revoke_key(db, tenant, key.id).revoked_at == revoked.revoked_at
-    assert tenants.authenticate(db, token) is None
-    assert tenants.authenticate(db, late) is None
-    assert tenants.authenticate(db, good) is not None
-
-
-def test_use_is_noted_at_most_once_a_minute(db: Database) -> None:
-    tenant = tenants.ensure_tenant(db, "acme").id
-    token = tenants.create_key(db, tenant, "a")[1]
-
-    def used() -> datetime | None:
-        return tenants.list_keys(db, tenant)[0].last_used_at
-
-    assert used() is None
-    tenants.authenticate(db, token)
-    first = used()
-    assert first is not None
-    tenants.authenticate(db, token)
-    assert used() == first
-    with db.begin() as connection:
-        connection.execute(sa.update(api_keys).values(last_used_at=first - timedelta(minutes=2)))
-    tenants.authenticate(db, token)
-    assert (used() or first) >= first
-
-
-def test_keys_of_another_tenant_do_not_exist(db: Database) -> None:
-    mine, theirs = tenants.ensure_tenant(db, "mine").id, tenants.ensure_tenant(db, "theirs").id
-    key, token = tenants.create_key(db, theirs, "a")
-    assert tenants.list_keys(db, mine) == ()
+def test_limits_change_one_by_one_and_go_back(db: Database) -> None:
+    tenants.ensure_tenant(db, "other")
+    tenants.ensure_tenant(db, "acme")
+    tenants.set_limits(db, "acme", max_queued_jobs=3)
+    found = tenants.set_limits(db, "acme", max_stored_bytes=2**40)
+    assert (found.max_queued_jobs, found.max_stored_bytes) == (3, 2**40)
+    assert tenants.set_limits(db, "acme", max_queued_jobs=None).max_queued_jobs is None
+    assert tenants.find_tenant(db, "other").max_stored_bytes is None
     with pytest.raises(NotFound):
-        tenants.revoke_key(db, mine, key.id)
-    assert tenants.authenticate(db, token) is not None
+        tenants.set_limits(db, "nobody", max_queued_jobs=3)
+
+
+def actions(db: Database, tenant: str, action: str | None = None) -> list[str]:
+    return [entry.action for entry in audit.list_entries(db, tenant, limit=100, action=action).items]
+
+
+def test_every_change_of_a_tenant_is_told(shop: Shop) -> None:
+    db, by = shop.db, Actor(key_id="key_1", request_id="req_1")
+    job = shop.submit()
+    shop.submit()  # the same question changes nothing
+    shop.cancel(by)
+    shop.cancel(by)
+    key, _ = keys.create_key(db, shop.tenant, "ci", ["read"])
+    keys.rotate_key(db, shop.tenant, key.id)
+    keys.revoke_key(db, shop.tenant, key.id)
+    keys.revoke_key(db, shop.tenant, key.id)
+    told = ["tenant.created", "model.registered", "dataset.registered", "job.submitted", "job.cancelled"]
+    told += ["key.created", "key.rotated", "key.revoked"]
+    assert sorted(actions(db, shop.tenant)) == sorted(told)
+    assert sorted(actions(db, shop.tenant, "key")) == sorted(told[-3:])
+    assert actions(db, shop.tenant, "job.cancelled") == ["job.cancelled"]
+    assert actions(db, shop.tenant, "j%") == actions(db, tenants.ensure_tenant(db, "other").id, "job") == []
+    (cancelled,) = audit.list_entries(db, shop.tenant, limit=1, action="job.cancelled").items
+    assert (cancelled.key_id, cancelled.request_id, cancelled.target) == ("key_1", "req_1", job.id)
+
+
+def test_what_was_rolled_back_is_not_told(db: Database) -> None:
+    tenant = tenants.ensure_tenant(db, "acme").id
+
+    def broken() -> None:
+        with db.begin() as connection:
+            audit.record(connection, tenant, audit.SERVER, "key.created", "key_1", db.now(connection))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
+    assert actions(db, tenant) == ["tenant.created"]
+
+
+def test_the_audit_log_comes_page_by_page(db: Database) -> None:
+    tenant = tenants.ensure_tenant(db, "acme").id
+    for number in range(4):
+        tenants.set_limits(db, "acme", max_queued_jobs=number)
+    first = audit.list_entries(db, tenant, limit=2)
+    second = audit.list_entries(db, tenant, limit=2, cursor=first.next_cursor)
+    third = audit.list_entries(db, tenant, limit=2, cursor=second.next_cursor)
+    assert len({entry.id for page in (first, second, third) for entry in page.items}) == 5
+    assert third.next_cursor is None
+
+
+@pytest.mark.parametrize("statement", [sa.update(audit_log).values(action="x"), sa.delete(audit_log)], ids=["update", "delete"])
+def test_the_database_itself_keeps_the_audit_log(db: Database, statement: sa.Executable) -> None:
+    tenant = tenants.ensure_tenant(db, "acme").id
+    with pytest.raises(sa.exc.IntegrityError, match="append-only"), db.begin() as connection:
+        connection.execute(statement)
+    assert actions(db, tenant) == ["tenant.created"]
+
+
+def test_postgresql_does_not_truncate_the_audit_log_either(db: Database) -> None:
+    if db.engine.dialect.name == "postgresql":
+        with pytest.raises(sa.exc.IntegrityError, match="append-only"), db.begin() as connection:
+            connection.execute(sa.text("TRUNCATE audit_log"))

@@ -15,7 +15,7 @@ from certify.spec import Spec, parse_spec
 from certify.verdict import Verdict
 from storage import artifacts, catalog, jobs, tenants
 from storage.database import Database
-from storage.records import Job, ShardLease, ShardPlan
+from storage.records import Actor, Job, ShardLease, ShardPlan
 
 SECRET = b"s" * 32
 MODEL_FACTS = ModelFacts(input_shape=(4,), classes=3, parameters=10, operators=(), support=(), largest_tensor=4)
@@ -54,6 +54,11 @@ class Shop:
         return jobs.create_job(
             self.db, self.tenant, model_id=model or self.model, dataset_id=self.dataset, spec=spec(**changes), secret=secret
         )
+
+    def cancel(self, by: Actor) -> None:
+        """Stop the newest job."""
+        newest = jobs.list_jobs(self.db, self.tenant, limit=1).items[0]
+        jobs.request_cancel(self.db, self.tenant, newest.id, by)
 
     def planned(self, *, parts: int = 4, size: int = 2, **changes: Any) -> Job:
         """A running job of `parts` shards of `size` examples each."""
