@@ -1,50 +1,96 @@
-"""Nights for gates: runs made from who held at a radius, without any model."""
+"""Schedules in tests: one that ticks, moments counted in its ticks, and jobs that end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
-from certify.comparison import Row, Side
-from certify.gate_rules import Rules, parse_rules
-from certify.spec import Spec, parse_spec
-from certify.statistics.binomial import lower_limit, upper_limit
-from certify.verdict import Verdict
+import sqlalchemy as sa
 
-RADIUS = 0.25
-SMOOTHING = {"kind": "smoothing", "sigma": 0.25, "radii": [RADIUS]}
-BOUNDS = {"kind": "bounds", "method": "ibp", "norm": "linf", "max_radius": 1.0}
+from certify.report import Report
+from certify.run import Plan
+from storage import firing, jobs, schedules, shards
+from storage.records import Job, JobState
+from storage.records_schedules import Ref, Schedule, ScheduleRun, Template
+from storage.schedule_runs import list_runs
+from storage.tables import jobs as jobs_table
+from tests.support.shop import SECRET, Shop, answers, digest, ready_model, shard_plans, spec
 
-HOLDS = Row(Verdict.CERTIFIED, True, RADIUS, "S0-fixed", 1e-6)
-ABSTAINS = Row(Verdict.ABSTAINED, False, 0.0, "S0-fixed", 1e-6)
-FAILED = Row(Verdict.ERROR, False, 0.0, "S0-fixed", 1e-6)
-_ROWS: dict[bool | None, Row] = {True: HOLDS, False: ABSTAINS, None: FAILED}
+HOUR = timedelta(hours=1)
 
 
-def spec(*certifiers: dict[str, Any], **more: Any) -> Spec:
-    return parse_spec({"certifiers": list(certifiers or [SMOOTHING]), **more})
+def template(shop: Shop, *, model: Ref | None = None, dataset: Ref | None = None, **changes: Any) -> Template:
+    return Template(model=model or Ref(name="cnn"), dataset=dataset or Ref(id=shop.dataset), spec=spec(**changes))
 
 
-def side(*columns: Sequence[bool | Row | None], job: str = "job_now", asked: Spec | None = None, **changes: Any) -> Side:
-    """A run with one column of answers for each certifier: whether each example holds, null when it failed, or a row."""
-    rows = {i: {e: one if isinstance(one, Row) else _ROWS[one] for e, one in enumerate(column)} for i, column in enumerate(columns)}
-    made = Side(job=job, dataset="d" * 64, value_range=None, spec=asked or spec(), examples=range(len(columns[0])), rows=rows)
-    return replace(made, **changes)
+def schedule(shop: Shop, *, name: str = "nightly", asks: Template | None = None, **options: Any) -> Schedule:
+    values = {"cron": "0 * * * *", "zone": "UTC", **options}
+    return schedules.create_schedule(shop.db, shop.tenant, name=name, template=asks or template(shop), **values)
 
 
-def rules(*listed: dict[str, Any]) -> Rules:
-    return parse_rules(list(listed))
+@dataclass
+class Nights:
+    """A schedule that ticks every hour; `at(n)` is its n-th tick, from 0."""
+
+    shop: Shop
+    first: datetime
+    id: str
+    models: int = field(default=1)
+
+    @classmethod
+    def of(cls, shop: Shop, **options: Any) -> Nights:
+        made = schedule(shop, **options)
+        assert made.next_at is not None
+        return cls(shop, made.next_at, made.id)
+
+    def at(self, tick: float) -> datetime:
+        return self.first + tick * HOUR
+
+    def fire(self, tick: float) -> tuple[ScheduleRun, ...]:
+        return firing.fire_due(self.shop.db, SECRET, now=self.at(tick))
+
+    def one(self, tick: float) -> ScheduleRun:
+        (run,) = (run for run in self.fire(tick) if run.schedule_id == self.id)
+        return run
+
+    def history(self) -> list[ScheduleRun]:
+        """Oldest tick first."""
+        return list(reversed(list_runs(self.shop.db, self.shop.tenant, self.id, limit=1000).items))
+
+    def states(self) -> list[str]:
+        return [str(run.state) for run in self.history()]
+
+    def now(self) -> Schedule:
+        return schedules.get_schedule(self.shop.db, self.shop.tenant, self.id)
+
+    def new_model(self) -> str:
+        """The next version of `cnn`, other bytes."""
+        self.models += 1
+        return ready_model(self.shop.db, self.shop.tenant, blob=digest(f"model {self.models}"))
 
 
-def no_drop(**changes: Any) -> dict[str, Any]:
-    return {"kind": "no-drop", "radius": RADIUS, **changes}
+def succeed(shop: Shop, job_id: str) -> Job:
+    """The job is planned, answered and finished."""
+    jobs.plan_job(shop.db, job_id, Plan(family=1, batch_sizes=(1,)), shard_plans(4, 2))
+    while lease := shards.lease_shard(shop.db, "w", 60):
+        shards.finish_shard(shop.db, lease, answers(lease))
+    jobs.finish_job(shop.db, job_id, Report(certifiers=()))
+    ended = shop.job(job_id)
+    assert ended.state is JobState.SUCCEEDED
+    return ended
 
 
-def interval(successes: int, trials: int) -> tuple[float, float]:
-    return lower_limit(successes, trials, 0.025), upper_limit(successes, trials, 0.025)
+def count_jobs(shop: Shop) -> int:
+    with shop.db.read() as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(jobs_table)).scalar_one())
 
 
-def changed(lost: int, gained: int, *, kept: int, never: int) -> tuple[list[bool], list[bool]]:
-    """Two nights: `lost` examples held in the first one only, `gained` in the second one only."""
-    return [True] * (lost + kept) + [False] * (gained + never), [False] * lost + [True] * (kept + gained) + [False] * never
+def breaking(message: str) -> Callable[..., Any]:
+    """A function that always fails."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(message)
+
+    return fail

@@ -1,0 +1,70 @@
+"""What a schedule asks at each tick: which versions it means, kept as JSON, checked as far as they are known."""
+
+from __future__ import annotations
+
+import json
+
+import sqlalchemy as sa
+
+from certify.errors import InputError, Problem
+from certify.facts import check
+from certify.spec import Spec, parse_spec
+from storage.catalog import dataset_in, model_in
+from storage.errors import NotFound
+from storage.records import ArtifactState, Dataset, Model
+from storage.records_schedules import Ref, Template
+from storage.scoped import owned
+from storage.tables import datasets, models
+
+
+def read_template(text: str) -> Template:
+    kept = json.loads(text)
+    return Template(model=Ref(**kept["model"]), dataset=Ref(**kept["dataset"]), spec=parse_spec(kept["spec"]), name=kept["name"])
+
+
+def dump_template(template: Template) -> str:
+    parts = {"model": vars(template.model), "dataset": vars(template.dataset), "name": template.name}
+    return json.dumps({**parts, "spec": json.loads(template.spec.canonical())}, sort_keys=True)
+
+
+def versions(connection: sa.Connection, tenant_id: str, template: Template) -> tuple[Model, Dataset]:
+    """The model and the dataset that the template means now.
+
+    Raises:
+        NotFound: there is no such model or dataset.
+    """
+    model_id = _resolve(connection, tenant_id, models, template.model, "model")
+    dataset_id = _resolve(connection, tenant_id, datasets, template.dataset, "dataset")
+    return model_in(connection, tenant_id, model_id), dataset_in(connection, tenant_id, dataset_id)
+
+
+def check_template(connection: sa.Connection, tenant_id: str, template: Template) -> None:
+    """Refuse a template that can never run. What is still being inspected, or may get a better version, is checked at its ticks."""
+    model, dataset = versions(connection, tenant_id, template)
+    for noun, artifact, ref in (("model", model, template.model), ("dataset", dataset, template.dataset)):
+        pinned = ref.id is not None or ref.version is not None
+        if artifact.state is ArtifactState.REJECTED and pinned:
+            raise InputError(*(Problem(field=f"template.{noun}", detail=f"was rejected: {p.sentence()}") for p in artifact.rejection))
+    if model.facts is not None and dataset.facts is not None:
+        try:
+            check(template.spec.with_noise_key("service"), model.facts, dataset.facts, model.value_range)
+        except InputError as error:
+            raise type(error)(*(_inside(problem) for problem in error.problems)) from None
+
+
+def _resolve(connection: sa.Connection, tenant_id: str, table: sa.Table, ref: Ref, noun: str) -> str:
+    if ref.id is not None:
+        return ref.id
+    named = owned(table, tenant_id) & (table.c.name == ref.name)
+    if ref.version is not None:
+        named &= table.c.version == ref.version
+    found: str | None = connection.execute(sa.select(table.c.id).where(named).order_by(table.c.version.desc()).limit(1)).scalar()
+    if found is None:
+        what = f"there is no {noun} named {ref.name!r}" + (f" with version {ref.version}" if ref.version is not None else "")
+        raise NotFound.at(f"template.{noun}", what, f"list them with GET /v1/{noun}s")
+    return found
+
+
+def _inside(problem: Problem) -> Problem:
+    place = "template.spec." if problem.field.partition(".")[0] in Spec.model_fields else "template."
+    return Problem(field=f"{place}{problem.field}", detail=problem.detail, mend=problem.mend)

@@ -1,0 +1,192 @@
+"""Schedules: refused when they can never run, changed only as they were read, paused and resumed, tenants apart."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from certify.errors import InputError, Problem
+from storage import catalog, schedules, tenants
+from storage.errors import Conflict, NotFound, Stale
+from storage.guard import guard
+from storage.records_schedules import CatchUp, Overlap, Ref, RunState
+from storage.schedule_runs import list_runs
+from tests.support.nights import Nights, schedule, template
+from tests.support.shop import BOUNDS, Shop
+
+
+def test_a_schedule_is_kept_as_it_was_made(shop: Shop) -> None:
+    made = schedule(shop, cron=" 0  2 * * * ", zone="Europe/Berlin", overlap=Overlap.QUEUE, catch_up=CatchUp.NONE, deadline_seconds=600)
+    assert schedules.get_schedule(shop.db, shop.tenant, made.id) == made
+    assert (made.cron, made.revision, made.paused) == ("0 2 * * *", 1, False)
+    assert made.template.model == Ref(name="cnn")
+    assert made.next_at is not None
+    assert made.next_at.astimezone(UTC) - datetime.now(UTC) <= timedelta(hours=25)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cron": "0 25 * * *"}, "cron: '0 25 * * *'"),
+        ({"zone": "Berlin"}, "zone: 'Berlin'"),
+        ({"asks": {"examples": {"start": 100}}}, "template.spec.examples"),
+        ({"asks": {"certifiers": [{**BOUNDS, "epsilon": -1}]}}, "epsilon"),
+    ],
+)
+def test_what_can_never_run_is_refused(shop: Shop, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        schedule(shop, **{**options, **({"asks": template(shop, **options["asks"])} if "asks" in options else {})})
+    assert said in str(refusal.value)
+    assert schedules.list_schedules(shop.db, shop.tenant, limit=10).items == ()
+
+
+def test_a_template_names_what_exists(shop: Shop) -> None:
+    for ref, said in (
+        (Ref(name="nobody"), "no model named 'nobody'"),
+        (Ref(name="cnn", version=7), "version 7"),
+        (Ref(id="mdl_x"), "mdl_x"),
+    ):
+        with pytest.raises(NotFound, match=said):
+            schedule(shop, asks=template(shop, model=ref))
+    stranger = Shop.open(shop.db, "stranger")
+    with pytest.raises(NotFound):
+        schedule(stranger, asks=template(stranger, model=Ref(id=shop.model)))
+
+
+def test_a_rejected_version_is_refused_and_one_under_inspection_is_not(shop: Shop) -> None:
+    waiting = catalog.register_model(shop.db, shop.tenant, name="new", blob=catalog.get_model(shop.db, shop.tenant, shop.model).blob)
+    assert schedule(shop, name="early", asks=template(shop, model=Ref(id=waiting.id))).next_at is not None
+    lease = catalog.lease_inspection(shop.db, "w", 60)
+    assert lease is not None
+    catalog.reject(shop.db, lease, [Problem(field="operators", detail="Loop is not allowed")])
+    with pytest.raises(InputError, match=r"template\.model: was rejected: operators: Loop is not allowed"):
+        schedule(shop, name="late", asks=template(shop, model=Ref(id=waiting.id)))
+    with pytest.raises(InputError, match="Loop"):
+        schedule(shop, name="late", asks=template(shop, model=Ref(name="new", version=1)))
+    assert schedule(shop, name="hopeful", asks=template(shop, model=Ref(name="new"))).next_at is not None
+
+
+def test_names_are_taken_once_in_a_tenant(shop: Shop) -> None:
+    first = schedule(shop)
+    with pytest.raises(Conflict, match="there is a schedule named 'nightly' already"):
+        schedule(shop)
+    other = schedule(shop, name="weekly")
+    with pytest.raises(Conflict, match="'nightly'"):
+        schedules.update_schedule(shop.db, shop.tenant, other.id, name="nightly")
+    assert schedules.update_schedule(shop.db, shop.tenant, first.id, name="nightly").revision == 1
+    assert schedule(Shop.open(shop.db, "another")).name == "nightly"
+
+
+def test_a_change_that_is_based_on_an_old_reading_is_refused(shop: Shop) -> None:
+    made = schedule(shop)
+    changed = schedules.update_schedule(shop.db, shop.tenant, made.id, revision=1, overlap=Overlap.ALLOW, deadline_seconds=60)
+    assert (changed.revision, changed.overlap, changed.deadline_seconds) == (2, Overlap.ALLOW, 60)
+    assert changed.next_at == made.next_at
+    with pytest.raises(Stale, match=r"If-Match: is 1, but .* is at revision 2"):
+        schedules.update_schedule(shop.db, shop.tenant, made.id, revision=1, overlap=Overlap.SKIP)
+    assert schedules.get_schedule(shop.db, shop.tenant, made.id) == changed
+    assert schedules.update_schedule(shop.db, shop.tenant, made.id, revision=2, deadline_seconds=None).deadline_seconds is None
+
+
+def test_of_two_changes_at_once_one_is_refused(shop: Shop) -> None:
+    made = schedule(shop)
+
+    def change(seconds: int) -> bool:
+        try:
+            schedules.update_schedule(shop.db, shop.tenant, made.id, revision=1, deadline_seconds=seconds)
+        except Stale:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(change, (10, 20, 30, 40))) == 1
+
+
+def test_a_change_is_checked_like_a_new_schedule(shop: Shop) -> None:
+    made = schedule(shop)
+    for changes, said in (
+        ({"cron": "nonsense"}, "cron"),
+        ({"zone": "Mars/Base"}, "zone"),
+        ({"template": template(shop, examples={"start": 100})}, "template"),
+    ):
+        with pytest.raises(InputError, match=said):
+            schedules.update_schedule(shop.db, shop.tenant, made.id, **changes)  # type: ignore[misc]
+    assert schedules.get_schedule(shop.db, shop.tenant, made.id) == made
+    moved = schedules.update_schedule(
+        shop.db, shop.tenant, made.id, cron="30 4 * * *", zone="America/New_York", template=template(shop, seed=5)
+    )
+    assert moved.next_at is not None
+    assert moved.next_at.minute == 30
+    assert moved.next_at.hour in (8, 9)
+    assert moved.template.spec.seed == 5
+
+
+def test_paused_it_has_no_tick_and_resumed_it_counts_from_now(shop: Shop) -> None:
+    nights = Nights.of(shop)
+    paused = schedules.update_schedule(shop.db, shop.tenant, nights.id, paused=True)
+    assert (paused.paused, paused.next_at, paused.revision) == (True, None, 2)
+    assert schedules.update_schedule(shop.db, shop.tenant, nights.id, paused=True).revision == 2
+    assert nights.fire(5) == ()
+    resumed = schedules.update_schedule(shop.db, shop.tenant, nights.id, paused=False)
+    assert (resumed.paused, resumed.next_at, resumed.revision) == (False, nights.first, 3)
+    assert nights.history() == []
+    assert schedule(shop, name="asleep", paused=True).next_at is None
+
+
+def test_a_tick_that_was_due_when_the_schedule_was_changed_has_its_reason(shop: Shop) -> None:
+    nights = Nights.of(shop, cron="* * * * *")
+    early = nights.first - timedelta(minutes=3)
+    with shop.db.begin() as connection:  # as if no scheduler had run for three minutes
+        connection.execute(schedules.schedules.update().values(next_at=early))
+    schedules.update_schedule(shop.db, shop.tenant, nights.id, cron="0 0 1 1 *")
+    (run,) = nights.history()
+    assert (run.scheduled_for, run.state, run.reason) == (early, RunState.SKIPPED, "the schedule was changed before this tick was started")
+
+
+def test_removed_it_takes_its_history_and_leaves_its_jobs(shop: Shop) -> None:
+    nights = Nights.of(shop)
+    run = nights.one(0)
+    assert run.job_id is not None
+    schedules.delete_schedule(shop.db, shop.tenant, nights.id)
+    with pytest.raises(NotFound):
+        list_runs(shop.db, shop.tenant, nights.id, limit=10)
+    assert nights.fire(1) == ()
+    assert shop.job(run.job_id).id == run.job_id
+    assert schedule(shop).name == "nightly"
+
+
+def test_history_is_paged_latest_tick_first(shop: Shop) -> None:
+    nights = Nights.of(shop)
+    for tick in range(5):
+        nights.fire(tick)
+    seen, cursor = [], None
+    while True:
+        page = list_runs(shop.db, shop.tenant, nights.id, limit=2, cursor=cursor)
+        seen += [run.scheduled_for for run in page.items]
+        if (cursor := page.next_cursor) is None:
+            break
+    assert seen == [nights.at(tick) for tick in (4, 3, 2, 1, 0)]
+    for wrong in ("nonsense", "WyIwMDAxLTAxLTAxVDAwOjAwOjAwKzE0OjAwIiwgIngiXQ", "WyJ4IiwgInkiXQ"):
+        with pytest.raises(InputError, match="cursor"):
+            list_runs(shop.db, shop.tenant, nights.id, limit=2, cursor=wrong)
+
+
+def test_another_tenant_sees_and_changes_nothing(shop: Shop) -> None:
+    nights = Nights.of(shop)
+    nights.fire(0)
+    guard(shop.db)
+    stranger, db = tenants.ensure_tenant(shop.db, "stranger").id, shop.db
+    for call in (
+        lambda: schedules.get_schedule(db, stranger, nights.id),
+        lambda: schedules.update_schedule(db, stranger, nights.id, paused=True),
+        lambda: schedules.delete_schedule(db, stranger, nights.id),
+        lambda: list_runs(db, stranger, nights.id, limit=5),
+    ):
+        with pytest.raises(NotFound):
+            call()
+    assert schedules.list_schedules(db, stranger, limit=5).items == ()
+    assert nights.now().revision == 1
+    assert len(nights.history()) == 1
