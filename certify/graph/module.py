@@ -20,6 +20,7 @@ class GraphModule(nn.Module):
     def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.graph = graph
+        self.made_of: dict[str, Tensor] = {}
         self._slots: list[dict[str, str]] = []
         for position, operator in enumerate(graph.operators):
             slots = {key: f"w{position}_{key}" for key in operator.weights}
@@ -63,6 +64,8 @@ class GraphModule(nn.Module):
 def bounds_module(graph: Graph) -> GraphModule:
     """The same function in float64, every operator in the form that the bound engine treats soundly.
 
+    `made_of` of the module has, for weights that are rounded sums, the sums of the magnitudes of their terms.
+
     Raises:
         ModelRejected: an operator has no such form; it is named.
     """
@@ -75,6 +78,9 @@ def bounds_module(graph: Graph) -> GraphModule:
             )
     rewritten = replace(graph, operators=tuple(operator.for_bounds() for operator in graph.operators))
     module = GraphModule(rewritten, torch.float64).eval()
+    for position, operator in enumerate(graph.operators):
+        for key, value in operator.made_of().items():
+            module.made_of[f"w{position}_{key}"] = as_tensor(value, torch.float64)
     module.name_a_parameter()
     return module.requires_grad_(False)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from certify.graph.layout import Layout
-from certify.graph.operators.base import Array, Node, Operator
+from certify.graph.operators.base import Array, Node, Operator, Weights
 from certify.graph.operators.piecewise import NEAR, Extreme, Mixture
 
 
@@ -176,6 +176,15 @@ class Arithmetic(Broadcast):
             constant = np.asarray(reduce(np.maximum if self.type == "Max" else np.minimum, constants))
             weights["near" if np.abs(constant).max() <= NEAR else "far"] = constant
         return replace(Extreme.of(self, weights), largest=self.type == "Max")
+
+
+    def made_of(self) -> Weights:
+        if self.type not in ("Sum", "Mean") or not self.weights:
+            return {}
+        total = sum((np.abs(value.astype(np.float64)) for value in self.weights.values()), np.zeros(1))
+        # As many roundings as constants, and two for a share.
+        share = 1 / len(self.views) if self.type == "Mean" else 1.0
+        return {"constant": self.spread(share * total * max(1.0, len(self.weights) / 4))}
 
 
 def _number(node: Node, value: Array) -> Array:

@@ -176,6 +176,13 @@ class Operator(ABC):
         """The same function in a form that the bound engine treats soundly; weights may become float64."""
         return self
 
+    def made_of(self) -> Weights:
+        """For weights of `for_bounds` that are rounded sums: the sums of the magnitudes of their terms, in the same shapes.
+
+        A weight is within 8 units of float64 of real arithmetic: of itself, or of the size that stands here.
+        """
+        return {}
+
     def spread(self, value: Array) -> Array:
         """A constant in float64, in the full shape of one output: the bound engine does not broadcast every shape."""
         return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float64), self.shape))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.graph.operators.base import Array, Node, Operator
+from certify.graph.operators.base import Array, Node, Operator, Weights
 from certify.graph.operators.piecewise import ScaleShift
 
 
@@ -52,6 +52,11 @@ class BatchNormalization(Operator):
         shift = exact["bias"] - exact["mean"] * scale
         channels = (-1,) + (1,) * (len(self.shape) - 1)
         return ScaleShift.of(self, {"scale": scale.reshape(channels), "shift": shift.reshape(channels)})
+
+    def made_of(self) -> Weights:
+        exact = {name: value.astype(np.float64) for name, value in self.weights.items()}
+        size = np.abs(exact["bias"]) + np.abs(exact["mean"] * exact["scale"]) / np.sqrt(exact["var"] + self.epsilon)
+        return {"shift": self.spread(size.reshape((-1,) + (1,) * (len(self.shape) - 1)))}
 
     @property
     def flops(self) -> int:

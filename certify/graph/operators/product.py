@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from certify.graph.layout import Layout
 from certify.graph.operators.affine import Dense
 from certify.graph.operators.arithmetic import agreed, beside
-from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator
+from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator, Weights
 from certify.graph.operators.linear import LeftMatMul, Linear
 
 
@@ -129,6 +129,19 @@ class Einsum(Dense):
     @property
     def unbounded(self) -> str:
         return super().unbounded if len(self.inputs) == 1 else "a product of several data tensors"
+
+    def made_of(self) -> Weights:
+        """An entry of the matrix is a sum over the letters that neither data nor output have; one that is a single weight is exact."""
+        left, output = self.equation.split("->")
+        terms, sizes = left.split(","), dict[str, int]()
+        for i, weight in self.weights.items():
+            sizes |= zip(terms[int(i)], weight.shape, strict=True)
+        seen = output + "".join(term for term, data in zip(terms, self.order, strict=True) if data)
+        count = math.prod(size for letter, size in sizes.items() if letter not in seen)
+        if count == len(self.weights) == 1:
+            return {}
+        size = replace(self, weights={i: np.abs(weight) for i, weight in self.weights.items()})._matrix()
+        return {"0_0": size[:, :, None, None] * max(1.0, (count + len(terms)) / 8)}
 
     @property
     def flops(self) -> int:
