@@ -9,9 +9,11 @@ from fastapi import FastAPI
 
 from api import problems
 from api.edge import Edge
+from api.gatekeeper import Gatekeeper, Rates
 from api.routes import blobs, datasets, health, jobs, models, predictions, reports
 from storage.artifacts import Artifacts
 from storage.database import Database
+from storage.guard import guard
 from storage.logs import configure
 from storage.settings import Settings
 
@@ -27,6 +29,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         conf = settings or Settings.load()
         app.state.settings, app.state.db, app.state.artifacts = conf, Database(conf.database_url), Artifacts(conf.artifacts)
         app.state.db.migrate()
+        guard(app.state.db)
+        app.state.rates = Rates(conf)
         yield
         app.state.db.close()
 
@@ -42,7 +46,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (blobs, models, datasets, jobs, predictions, reports, health):
         app.include_router(module.router)
 
-    app.add_middleware(Edge)
+    app.add_middleware(Gatekeeper)
+    app.add_middleware(Edge)  # added last, it is met first
     return app
 
 

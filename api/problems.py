@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from certify.errors import AssayError, InputError, Problem, found
-from storage.errors import Busy, Conflict, DamagedArtifact, LostLease, NotFound
+from storage.errors import Busy, Conflict, DamagedArtifact, Forbidden, LostLease, NotFound, QuotaExceeded, StorageFull
 
 log = structlog.get_logger()
 
@@ -28,8 +28,11 @@ STATUS: dict[type[AssayError], int] = {
     LostLease: 409,
     DamagedArtifact: 500,
     Busy: 503,
+    Forbidden: 403,
+    QuotaExceeded: 429,
+    StorageFull: 413,
 }
-_ALWAYS = {401: {"WWW-Authenticate": 'Bearer realm="assay"'}, 503: {"Retry-After": "2"}}
+_ALWAYS = {401: {"WWW-Authenticate": 'Bearer realm="assay"'}, 429: {"Retry-After": "30"}, 503: {"Retry-After": "2"}}
 _CODES = {413: "too-large"}  # its name differs between Pythons
 
 
@@ -152,5 +155,5 @@ def _response(
         errors=[FieldProblem(pointer=p.pointer, field=p.field, detail=p.detail, mend=p.mend) for p in problems],
         request_id=getattr(request.state, "request_id", ""),
     )
-    sent = {**(headers or {}), **_ALWAYS.get(status, {}), "X-Request-ID": body.request_id}
+    sent = {**_ALWAYS.get(status, {}), **(headers or {}), "X-Request-ID": body.request_id}
     return JSONResponse(body.model_dump(), status, headers=sent, media_type="application/problem+json")

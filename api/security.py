@@ -7,25 +7,19 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from api.problems import STATUS, Unauthorized
-from certify.errors import AssayError
+from api.problems import Unauthorized
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.keys import authenticate
+from storage.errors import Forbidden
 from storage.records import Actor, ApiKey
 from storage.scopes import ADMIN, allows
 from storage.settings import Settings
 
-_bearer = HTTPBearer(auto_error=False, description="A key `assay_<id>_<secret>`, made with: assay key create")
-
-
-class Forbidden(AssayError):
-    """The key is valid, but has not the scope for this."""
-
-    code = "forbidden"
-
-
-STATUS[Forbidden] = 403
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="A key `assay_<id>_<secret>`, made with: assay key create. Each operation names the scope that the key needs. Of several,"
+    " one is enough; `admin` is enough for all.",
+)
 
 
 def database(request: Request) -> Database:
@@ -48,17 +42,15 @@ Store = Annotated[Artifacts, Depends(artifacts)]
 Conf = Annotated[Settings, Depends(settings)]
 
 
-def key(db: Db, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> ApiKey:
-    """The caller's key.
+def key(request: Request, _described: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> ApiKey:
+    """The caller's key, as the gatekeeper found it. What it did not see has none, so that no way around it leads anywhere.
 
     Raises:
-        Unauthorized: none, unknown, revoked or expired.
+        Unauthorized: there is none.
     """
-    found = authenticate(db, credentials.credentials) if credentials else None
+    found: ApiKey | None = getattr(request.state, "key", None)
     if found is None:
-        raise Unauthorized.at(
-            "Authorization", "no valid key was sent", "send 'Authorization: Bearer assay_...', made with: assay key create"
-        )
+        raise Unauthorized
     return found
 
 
