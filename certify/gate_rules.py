@@ -69,8 +69,8 @@ class CertifiedAccuracy(GateRule):
 class NoDrop(GateRule):
     """No significant drop of certified accuracy at `radius` against a baseline, by the exact test on the same examples.
 
-    `baseline`: `previous` (the run before, of the same schedule), `pinned` (the job pinned to the gate; its first run until somebody pins
-    another) or a job. One of two levels is given: `level_per_night` is the probability that an unchanged night is flagged,
+    `baseline`: `previous` (the run before, of the same schedule), `pinned` (the job pinned to the gate; the first run it judged until
+    somebody pins another) or a job. One of two levels is given: `level_per_night` is the probability that an unchanged night is flagged,
     `level_per_year` that any night of a year is. Where a gate makes several comparisons, they share the level.
     """
 

@@ -26,7 +26,8 @@ def _under_home(form: str) -> Callable[[dict[str, Any]], str]:
 class Settings(BaseSettings):
     """The settings of API and workers, read from the environment once and then immutable.
 
-    Use `Settings.load()`: it reports wrong values by the name of their variable.
+    `webhook_private` lets webhooks lead into private networks. Use `Settings.load()`: it reports wrong values by the name of their
+    variable.
     """
 
     model_config = SettingsConfigDict(env_prefix="ASSAY_", frozen=True, env_ignore_empty=True)
@@ -42,6 +43,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     url: str = "http://127.0.0.1:8000"
     key: SecretStr | None = None
+    webhook_private: bool = False
     max_upload_bytes: Annotated[int, Field(ge=1)] = 2 * 2**30
     # Of each tenant, unless its own row says otherwise (assay tenant set).
     max_queued_jobs: Annotated[int, Field(ge=0)] = Quota.max_queued_jobs

@@ -13,7 +13,7 @@ from certify.gate_rules import check_rules, parse_rules
 from certify.gates import GateOutcome, Judgement, Night, exit_code, judge
 from certify.spec import parse_spec
 from certify.verdict import Verdict
-from tests.support.nights import BOUNDS, SMOOTHING, changed, interval, no_drop, rules, side, spec
+from tests.support.pairs import BOUNDS, SMOOTHING, changed, interval, no_drop, rules, side, spec
 
 PASS, FAIL, OPEN = Judgement.PASS, Judgement.FAIL, Judgement.INCONCLUSIVE
 LEVELS = Night(per_year=365)

@@ -17,7 +17,7 @@ import pytest
 from certify.gates import Judgement, Night, judge
 from certify.mcnemar import p_value
 from certify.statistics.binomial import lower_limit
-from tests.support.nights import SMOOTHING, changed, interval, no_drop, rules, side, spec
+from tests.support.pairs import SMOOTHING, changed, interval, no_drop, rules, side, spec
 
 Array = np.ndarray[Any, Any]
 # Does this many lost and gained, of so many certified then and now of 500, count as a drop?

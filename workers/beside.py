@@ -1,0 +1,45 @@
+"""What runs in a thread beside the dispatcher: gates are judged and events are sent without holding up a lease."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from storage.database import Database
+from workers import gates
+from workers.outbox import Outbox
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger()
+_POLL_SECONDS, _AFTER_ERROR_SECONDS, _GRACE_SECONDS = 1.0, 5.0, 5.0
+
+
+@contextmanager
+def beside(db: Database, settings: WorkerSettings) -> Iterator[None]:
+    """Judge and send until the block ends. Every dispatcher does; the tables keep them apart."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_loop, args=(db, settings, stop), name="gates and outbox", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(_GRACE_SECONDS)
+
+
+def _loop(db: Database, settings: WorkerSettings, stop: threading.Event) -> None:
+    outbox = Outbox(db, settings.worker_name, private=settings.webhook_private)
+    pause = 0.0
+    while not stop.wait(pause):
+        try:
+            gates.step(db)
+            outbox.step()
+            pause = _POLL_SECONDS
+        except Exception:
+            # The database may come back; a thread that ends would leave every gate without an outcome.
+            log.exception("step failed", action="step_failed")
+            pause = _AFTER_ERROR_SECONDS
+    outbox.close()
