@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from certify.certificate import Certificate
 from certify.errors import Problem, SpecError
+from certify.findings import AttackResult
 from certify.rounding import show_share
 from certify.spec import BoundsSpec, CertifierSpec, SmoothingSpec, Spec, SplittingSpec
 from certify.verdict import Verdict
@@ -68,13 +69,14 @@ class GateResult:
     sentence: str
 
 
-def exit_code(spec: Spec, certificates: Sequence[Certificate]) -> Exit:
-    """The strongest of 4 > 3 > 1 > 2 > 0 over all certificates.
+def exit_code(spec: Spec, findings: Sequence[Certificate | AttackResult]) -> Exit:
+    """The strongest of 4 > 3 > 1 > 2 > 0 over all rows.
 
     With `epsilon` or `radii` the code speaks of correctly classified examples at those radii. A certifier that only searches the
     largest radius is done when every example has an answer, abstained and unknown included; a prediction that was withheld is unknown.
+    An attack claims nothing that could be refuted: it is done, whatever it found.
     """
-    return strongest(_code(spec, certificate) for certificate in certificates)
+    return strongest(_code(spec, finding) for finding in findings)
 
 
 def strongest(codes: Iterable[Exit]) -> Exit:
@@ -87,13 +89,13 @@ def meets(held: int, total: int, share: float) -> bool:
     return held >= Fraction(repr(share)) * total
 
 
-def check_gates(requirements: Iterable[Requirement], certificates: Sequence[Certificate]) -> list[GateResult]:
+def check_gates(requirements: Iterable[Requirement], findings: Sequence[Certificate | AttackResult]) -> list[GateResult]:
     """Every requirement against every certifier that claims radii, on all its examples; errors and abstentions count as not certified."""
     by_certifier: dict[int, list[Certificate]] = {}
-    for certificate in certificates:
-        if certificate.kind == PREDICT:
-            continue  # it speaks of the inputs themselves: neither a pass nor a failure at any radius
-        by_certifier.setdefault(certificate.certifier, []).append(certificate)
+    for finding in findings:
+        if isinstance(finding, AttackResult) or finding.kind == PREDICT:
+            continue  # neither a pass nor a failure at any radius: it proves none, or speaks of the inputs themselves
+        by_certifier.setdefault(finding.certifier, []).append(finding)
     return [_gate(requirement, index, rows) for requirement in requirements for index, rows in sorted(by_certifier.items())]
 
 
@@ -108,7 +110,9 @@ def _gate(requirement: Requirement, index: int, rows: list[Certificate]) -> Gate
     )
 
 
-def _code(spec: Spec, certificate: Certificate) -> Exit:
+def _code(spec: Spec, certificate: Certificate | AttackResult) -> Exit:
+    if isinstance(certificate, AttackResult):
+        return Exit.ERROR if certificate.prediction is None else Exit.DONE
     code = _OF_VERDICT[certificate.verdict]
     if code in (Exit.ERROR, Exit.TIMEOUT):
         return code

@@ -80,7 +80,8 @@ def predict(
         raise InputError.at("key", f"has {len(key)} bytes", mend)
     spec = prediction_spec(sigma=sigma, n=n, alpha=alpha, noise=noise, batch_size=batch_size)
     examples = Examples(tuple(range(len(x))), x, torch.zeros(len(x), dtype=torch.int64))
-    return [_prediction(certificate) for certificate in certify(model, examples, spec, _run(model, spec, key, device, batch_size))]
+    run = _run(model, spec, key, device, batch_size)
+    return [_prediction(answer) for answer in certify(model, examples, spec, run) if isinstance(answer, Certificate)]
 
 
 def _run(model: Model, spec: Spec, key: bytes, device: str, batch_size: int | None) -> Run:

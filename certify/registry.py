@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from certify.attacks.certifier import Attacker
 from certify.bounds.certifier import BoundsCertifier
-from certify.certifier import Certifier
+from certify.certifier import Finder
 from certify.prediction import PredictCertifier
 from certify.smoothing import SmoothingCertifier
 from certify.splitting import SplittingCertifier
 
-CERTIFIERS: dict[str, type[Certifier[Any]]] = {
+CERTIFIERS: dict[str, type[Finder[Any, Any]]] = {
     "smoothing": SmoothingCertifier,
     "predict": PredictCertifier,
     "dssn": SplittingCertifier,
     "bounds": BoundsCertifier,
+    "attack": Attacker,
 }

@@ -297,9 +297,31 @@ class BoundsSpec(Frozen):
         return self
 
 
+class AttackSpec(Frozen):
+    """A search by gradients for the nearest input with another answer, up to `max_radius`. Where none is found, nothing is proved.
+
+    `steps` gradient steps from each of `restarts` points, in some ten rounds that bisect the distance. With the job's `clip` only inputs of
+    the model's value range are tried.
+    """
+
+    kind: Literal["attack"]
+    method: Literal["apgd", "pgd"] = "apgd"
+    norm: Literal["l1", "l2", "linf"]
+    max_radius: Positive
+    restarts: Annotated[int, Field(strict=True, ge=1, le=1000)] = 5
+    steps: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 50
+
+    stochastic: ClassVar[bool] = False
+    grid_field: ClassVar[None] = None
+
+    def work(self, largest_tensor: int) -> float:
+        """A rough cost of one example, in tensor elements touched: forward and backward passes of every restart in every round."""
+        return 40.0 * self.restarts * self.steps * largest_tensor
+
+
 # Those whose evidence is votes of altered copies.
 VotingSpec = SmoothingSpec | PredictSpec | SplittingSpec
-CertifierSpec = Annotated[VotingSpec | BoundsSpec, Field(discriminator="kind")]
+CertifierSpec = Annotated[VotingSpec | BoundsSpec | AttackSpec, Field(discriminator="kind")]
 
 
 def decided_radii(certifier: CertifierSpec) -> tuple[float, ...] | None:

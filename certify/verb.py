@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from certify.certificate import Certificate, Provenance
-from certify.certifier import Certifier, Outcome
+from certify.certificate import Certificate
 from certify.errors import InputError, Problem
+from certify.findings import AttackResult
 from certify.model import Examples, Model
 from certify.registry import CERTIFIERS
-from certify.rounding import radius_down
-from certify.run import PUBLIC_SEED, Run, commitment, public_key
+from certify.run import Run
 from certify.spec import Spec
-from certify.verdict import Verdict
 
 
-def certify(model: Model, examples: Examples, spec: Spec, run: Run) -> Iterator[Certificate]:
+def certify(model: Model, examples: Examples, spec: Spec, run: Run) -> Iterator[Certificate | AttackResult]:
     """Certificates of every example under every certifier of `spec` (or those named in `run.certifiers`), as they are made.
+
+    For an `attack` in the list, attack results instead: they prove nothing.
 
     Each certificate holds on its own terms, which its `statement` names. Results depend on (model, examples, spec, noise key,
     device kind, batch size) only: not on how examples are split over calls, nor on their order.
@@ -29,23 +28,17 @@ def certify(model: Model, examples: Examples, spec: Spec, run: Run) -> Iterator[
         run: device, plan, keys, clock and callbacks.
 
     Yields:
-        One certificate per (certifier, example), certifier by certifier, examples in order. Radii are rounded down.
+        One row per (certifier, example), certifier by certifier, examples in order. Radii are rounded down, distances up.
 
     Raises:
         InputError: an input has the wrong shape, is not finite or leaves the declared range.
         EngineUnavailable: a certifier needs an engine that is missing.
+        ContradictionError: a certificate was about to be made that a sampled input contradicts.
         Cancelled: `run.should_stop()` answered true.
     """
     _check(model, examples)
     for index in range(len(spec.certifiers)) if run.certifiers is None else run.certifiers:
-        certifier = CERTIFIERS[spec.certifiers[index].kind](spec, index, model, run)
-        started = run.now()
-        for position, outcome in enumerate(certifier.outcomes(examples)):
-            now = run.now()
-            row, label = examples.rows[position], int(examples.y[position])
-            seconds = now - started if outcome.seconds is None else outcome.seconds
-            yield _certificate(certifier, outcome, row=row, label=label, provenance=_provenance(certifier, spec), seconds=seconds)
-            started = run.now()
+        yield from CERTIFIERS[spec.certifiers[index].kind](spec, index, model, run).findings(examples)
 
 
 def _check(model: Model, examples: Examples) -> None:
@@ -69,40 +62,3 @@ def _check(model: Model, examples: Examples) -> None:
                     mend="rescale x",
                 )
             )
-
-
-def _provenance(certifier: Certifier[Any], spec: Spec) -> Provenance:
-    run = certifier.run
-    # By the key itself: a label must not promise a secret that anyone can derive.
-    origin = PUBLIC_SEED if run.noise_key == public_key(spec) else f"service:{commitment(run.noise_key)}"
-    return run.provenance.model_copy(
-        update={
-            "noise_key": origin if certifier.spec.stochastic else None,
-            "dtype": certifier.dtype,
-            "batch_size": certifier.batch_size,
-            "versions": run.provenance.versions.model_copy(update={"engine": certifier.engine_version}),
-        }
-    )
-
-
-def _certificate(
-    certifier: Certifier[Any], outcome: Outcome, *, row: int, label: int, provenance: Provenance, seconds: float
-) -> Certificate:
-    return Certificate(
-        example=row,
-        certifier=certifier.index,
-        kind=certifier.spec.kind,
-        statement=outcome.statement or certifier.statement,
-        label=label,
-        prediction=outcome.prediction,
-        correct=outcome.prediction == label,
-        verdict=outcome.verdict,
-        reason=outcome.reason or outcome.verdict.sentence,
-        norm=certifier.norm,
-        radius=radius_down(outcome.radius) if outcome.verdict is Verdict.CERTIFIED else 0.0,
-        epsilon_verified=outcome.epsilon_verified,
-        alpha=certifier.alpha,
-        evidence=outcome.evidence,
-        provenance=provenance,
-        seconds=seconds,
-    )

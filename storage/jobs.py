@@ -196,8 +196,11 @@ def next_unfinalized(db: Database) -> Job | None:
         return _job(connection, row, db.now(connection)) if row else None
 
 
-def finish_job(db: Database, job_id: str, report: Report) -> None:
-    """Store the report and end the job by what became of its shards; a second call changes nothing."""
+def finish_job(db: Database, job_id: str, report: Report, problems: Sequence[Problem] = ()) -> None:
+    """Store the report and end the job by what became of its shards; a second call changes nothing.
+
+    With `problems` of its results it ends as failed, whatever its shards did; its rows and its report stay readable.
+    """
     with db.begin() as connection:
         row = connection.execute(held(sa.select(jobs).where(jobs.c.id == job_id))).mappings().one()
         if row["state"] not in (JobState.FINALIZING, JobState.CANCELLING):
@@ -208,7 +211,9 @@ def finish_job(db: Database, job_id: str, report: Report) -> None:
             state = JobState.CANCELLED
         elif ShardState.FAILED in states:
             state = JobState.FAILED
-        _end(connection, row, state, db.now(connection), report=report.model_dump_json())
+        error = {"error": dump_problems([*problems, *load_problems(row["error"])])} if problems else {}
+        end = JobState.FAILED if problems else state
+        _end(connection, row, end, db.now(connection), report=report.model_dump_json(), **error)
 
 
 def _asked(model: Model, dataset: Dataset, spec: Spec) -> _Question:

@@ -1,4 +1,4 @@
-"""Certificates: inserted once with their shard, read page by page."""
+"""Certificates and attack results: inserted once with their shard, read page by page. Each kind has a table of its own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy as sa
 
 from certify.certificate import Certificate
+from certify.findings import AttackResult, parse_finding
 from storage import cursors
 from storage.database import Database
 from storage.records import Page
 from storage.scoped import one, owned
-from storage.tables import certificates, jobs
+from storage.tables import attack_results, certificates, jobs
 
 _AT_ONCE = 500
 _COLUMNS = (
@@ -28,48 +29,51 @@ _COLUMNS = (
     "epsilon_verified",
     "alpha",
 )
+_ATTACK_COLUMNS = ("certifier", "example", "method", "norm", "label", "prediction", "correct", "found", "distance_upper", "max_radius")
 
 
-def insert(connection: sa.Connection, tenant_id: str, job_id: str, rows: Sequence[Certificate]) -> None:
-    """Part of the transaction that finishes a shard; a second certificate for the same place violates the primary key."""
-    if rows:
-        connection.execute(
-            sa.insert(certificates),
-            [
-                {"tenant_id": tenant_id, "job_id": job_id, "document": row.line(), **{name: getattr(row, name) for name in _COLUMNS}}
-                for row in rows
-            ],
-        )
+def insert(connection: sa.Connection, tenant_id: str, job_id: str, rows: Sequence[Certificate | AttackResult]) -> None:
+    """Part of the transaction that finishes a shard; a second row for the same place violates the primary key."""
+    for kind, table, columns in ((Certificate, certificates, _COLUMNS), (AttackResult, attack_results, _ATTACK_COLUMNS)):
+        values = [
+            {"tenant_id": tenant_id, "job_id": job_id, "document": row.line(), **{name: getattr(row, name) for name in columns}}
+            for row in rows
+            if isinstance(row, kind)
+        ]
+        if values:
+            connection.execute(sa.insert(table), values)
 
 
 def list_certificates(db: Database, tenant_id: str, job_id: str, *, limit: int, cursor: str | None = None) -> Page[Certificate]:
     """Certificates of a job by certifier, then example."""
-    query = _query(tenant_id, job_id).limit(cursors.checked(limit) + 1)
-    if cursor is not None:
-        query = query.where(_behind(*cursors.decode(cursor, int, int)))
-    with db.read() as connection:
-        one(connection, jobs, tenant_id, job_id)
-        rows = connection.execute(query).all()
-    following = cursors.encode(rows[limit - 1].certifier, rows[limit - 1].example) if len(rows) > limit else None
-    return Page(items=tuple(Certificate.model_validate_json(row.document) for row in rows[:limit]), next_cursor=following)
+    documents = _documents(db, tenant_id, job_id, limit, cursor, certificates)
+    return Page(items=tuple(map(Certificate.model_validate_json, documents.items)), next_cursor=documents.next_cursor)
+
+
+def list_findings(db: Database, tenant_id: str, job_id: str, *, limit: int, cursor: str | None = None) -> Page[Certificate | AttackResult]:
+    """Certificates and attack results of a job by certifier, then example."""
+    documents = _documents(db, tenant_id, job_id, limit, cursor, certificates, attack_results)
+    return Page(items=tuple(map(parse_finding, documents.items)), next_cursor=documents.next_cursor)
 
 
 def iter_lines(db: Database, tenant_id: str, job_id: str) -> Iterator[str]:
-    """The certificates as stored JSON lines, streamed, by certifier, then example. No transaction stays open between two lines.
+    """Certificates and attack results as stored JSON lines, streamed, by certifier, then example.
+
+    No transaction stays open between two lines.
 
     Raises:
         NotFound: at once, not with the first line.
     """
     with db.read() as connection:
         one(connection, jobs, tenant_id, job_id)
-    return _lines(db, _query(tenant_id, job_id).limit(_AT_ONCE))
+    return _lines(db, tenant_id, job_id)
 
 
-def _lines(db: Database, query: sa.Select[tuple[int, int, str]]) -> Iterator[str]:
+def _lines(db: Database, tenant_id: str, job_id: str) -> Iterator[str]:
     last = (-1, -1)
     while True:
         with db.read() as connection:
-            rows = connection.execute(query.where(_behind(*last))).all()
+            rows = connection.execute(_query(tenant_id, job_id, last, _AT_ONCE, certificates, attack_results)).all()
         for row in rows:
             yield row.document
         if len(rows) < _AT_ONCE:
@@ -77,18 +81,37 @@ def _lines(db: Database, query: sa.Select[tuple[int, int, str]]) -> Iterator[str
         last = (rows[-1].certifier, rows[-1].example)
 
 
-def iter_certificates(db: Database, tenant_id: str, job_id: str) -> Iterator[Certificate]:
+def iter_findings(db: Database, tenant_id: str, job_id: str) -> Iterator[Certificate | AttackResult]:
     """The same as `iter_lines`, read."""
-    return map(Certificate.model_validate_json, iter_lines(db, tenant_id, job_id))
+    return map(parse_finding, iter_lines(db, tenant_id, job_id))
 
 
-def _behind(certifier: int, example: int) -> sa.ColumnElement[bool]:
-    return sa.tuple_(certificates.c.certifier, certificates.c.example) > sa.tuple_(certifier, example)
+def iter_certificates(db: Database, tenant_id: str, job_id: str) -> Iterator[Certificate]:
+    """Those of them that prove something."""
+    return (finding for finding in iter_findings(db, tenant_id, job_id) if isinstance(finding, Certificate))
 
 
-def _query(tenant_id: str, job_id: str) -> sa.Select[tuple[int, int, str]]:
-    return (
-        sa.select(certificates.c.certifier, certificates.c.example, certificates.c.document)
-        .where(owned(certificates, tenant_id) & (certificates.c.job_id == job_id))
-        .order_by(certificates.c.certifier, certificates.c.example)
-    )
+def _documents(db: Database, tenant_id: str, job_id: str, limit: int, cursor: str | None, *tables: sa.Table) -> Page[str]:
+    behind = (-1, -1) if cursor is None else cursors.decode(cursor, int, int)
+    query = _query(tenant_id, job_id, behind, cursors.checked(limit) + 1, *tables)
+    with db.read() as connection:
+        one(connection, jobs, tenant_id, job_id)
+        rows = connection.execute(query).all()
+    following = cursors.encode(rows[limit - 1].certifier, rows[limit - 1].example) if len(rows) > limit else None
+    return Page(items=tuple(row.document for row in rows[:limit]), next_cursor=following)
+
+
+def _query(tenant_id: str, job_id: str, behind: tuple[int, int], limit: int, *tables: sa.Table) -> sa.Select[tuple[int, int, str]]:
+    """The next rows of the tables together. A certifier writes to one of them only, so that a place is taken once in all."""
+    # Each part is cut to the page by its primary key before they are merged.
+    parts = [
+        sa.select(table.c.certifier, table.c.example, table.c.document)
+        .where(owned(table, tenant_id) & (table.c.job_id == job_id))
+        .where(sa.tuple_(table.c.certifier, table.c.example) > sa.tuple_(*behind))
+        .order_by(table.c.certifier, table.c.example)
+        .limit(limit)
+        .subquery()
+        for table in tables
+    ]
+    rows = sa.union_all(*(sa.select(part) for part in parts)).subquery()
+    return sa.select(rows.c.certifier, rows.c.example, rows.c.document).order_by(rows.c.certifier, rows.c.example).limit(limit)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from certify.certificate import Certificate
 from certify.errors import Problem
 from certify.facts import DatasetFacts
+from certify.findings import AttackResult
 from certify.run import Plan
 from certify.spec import parse_spec
 from storage.catalog import dump_problems, read_range
@@ -70,17 +71,17 @@ def heartbeat(db: Database, lease: ShardLease, ttl: float, *, examples_done: int
         return LeaseStatus(cancel_requested=state == JobState.CANCELLING)
 
 
-def finish_shard(db: Database, lease: ShardLease, certificates: Sequence[Certificate]) -> None:
-    """Store the certificates of a shard and end it, in one transaction.
+def finish_shard(db: Database, lease: ShardLease, findings: Sequence[Certificate | AttackResult]) -> None:
+    """Store the certificates or attack results of a shard and end it, in one transaction.
 
     Raises:
         LostLease: another worker holds the shard; nothing was stored.
-        ValueError: the certificates are not exactly those of the shard; nothing was stored.
+        ValueError: they are not exactly those of the shard; nothing was stored.
     """
     with db.begin() as connection:
-        _check_complete(connection, lease, certificates)
+        _check_complete(connection, lease, findings)
         _mine(connection, lease, state=ShardState.DONE, lease_until=None)
-        insert(connection, lease.tenant_id, lease.job_id, certificates)
+        insert(connection, lease.tenant_id, lease.job_id, findings)
         _after(connection, lease.job_id)
 
 
@@ -129,13 +130,19 @@ def _mine(connection: sa.Connection, lease: ShardLease, **values: Any) -> None:
         raise LostLease
 
 
-def _check_complete(connection: sa.Connection, lease: ShardLease, certificates: Sequence[Certificate]) -> None:
+def _check_complete(connection: sa.Connection, lease: ShardLease, findings: Sequence[Certificate | AttackResult]) -> None:
     # A job that says `succeeded` over missing or foreign rows would be a false report, whatever the worker did to cause it.
     dataset = sa.select(datasets.c.facts).join(jobs, jobs.c.dataset_id == datasets.c.id).where(jobs.c.id == lease.job_id)
     count = DatasetFacts.model_validate_json(connection.execute(dataset).scalar_one()).count
     due = [(lease.certifier, example) for example in lease.spec.examples.indices(count)[lease.first : lease.last]]
-    if sorted((row.certifier, row.example) for row in certificates) != due:
-        raise ValueError(f"shard {lease.id} needs the certificates of its {len(due)} examples, each once; got {len(certificates)}")
+    if sorted((row.certifier, row.example) for row in findings) != due:
+        raise ValueError(
+            f"shard {lease.id} needs the certificates or attack results of its {len(due)} examples, each once; got {len(findings)}"
+        )
+    # The other table would hide them from whoever reads one kind only.
+    kind = lease.spec.certifiers[lease.certifier].kind
+    if any(row.kind != kind for row in findings):
+        raise ValueError(f"shard {lease.id} needs results of kind {kind}")
 
 
 def _after(connection: sa.Connection, job_id: str, *problems: Problem) -> None:

@@ -196,6 +196,24 @@ certificates = sa.Table(
     sa.Column("document", sa.Text, nullable=False),
 )
 
+attack_results = sa.Table(
+    "attack_results",
+    metadata,
+    sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("certifier", sa.Integer, primary_key=True),
+    sa.Column("example", sa.Integer, primary_key=True),
+    _tenant(),
+    sa.Column("method", sa.String(40), nullable=False),
+    sa.Column("norm", sa.String(10), nullable=False),
+    sa.Column("label", sa.Integer, nullable=False),
+    sa.Column("prediction", sa.Integer),
+    sa.Column("correct", sa.Boolean, nullable=False),
+    sa.Column("found", sa.Boolean, nullable=False),
+    sa.Column("distance_upper", sa.Double),
+    sa.Column("max_radius", sa.Double, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+)
+
 schedules = sa.Table(
     "schedules",
     metadata,

@@ -11,6 +11,7 @@ import torch
 
 from certify import Examples, Model, certify
 from certify.certificate import Certificate, Provenance
+from certify.findings import AttackResult
 from certify.run import Progress, Run
 from storage.records import ShardLease
 from workers.agreement import recheck
@@ -31,8 +32,8 @@ class CertifierActor:
         self._stopped: set[str] = set()
         self._progress = Progress(certifier=0, examples=0)
 
-    def certify(self, lease: ShardLease, model: bytes, dataset: bytes) -> list[Certificate]:
-        """The certificates of one shard. `stop` and `progress` may be called meanwhile from another thread.
+    def certify(self, lease: ShardLease, model: bytes, dataset: bytes) -> list[Certificate | AttackResult]:
+        """The certificates, or attack results, of one shard. `stop` and `progress` may be called meanwhile from another thread.
 
         Raises:
             AssayError: the shard cannot be answered; Cancelled when it was stopped.

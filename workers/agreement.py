@@ -11,9 +11,10 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from certify.bounds.refutation import decoded
-from certify.certificate import BoundsEvidence, Certificate
+from certify.attacks.refutation import decoded
+from certify.certificate import Certificate
 from certify.errors import ModelRejected
+from certify.findings import AttackResult, counterexample_of
 from certify.model import Model
 from certify.verdict import Verdict
 
@@ -51,25 +52,34 @@ def check_agreement(model: Model, data: bytes) -> None:
         raise ModelRejected.at("model", "answers an input differently among other inputs in onnxruntime", _MEND_ROWS)
 
 
-def recheck(model: Model, data: bytes, certificates: Iterable[Certificate]) -> Iterator[Certificate]:
-    """The certificates; a counterexample that onnxruntime does not confirm is no longer one: the claim is then unknown.
+def recheck(model: Model, data: bytes, findings: Iterable[Certificate | AttackResult]) -> Iterator[Certificate | AttackResult]:
+    """The findings; a counterexample that onnxruntime does not confirm is no longer one: a claim is then unknown, nothing was found.
 
     Args:
         model: the network.
         data: the bytes it was read from.
-        certificates: of this model.
+        findings: of this model.
     """
     reference: _Reference | None = None
-    for certificate in certificates:
-        evidence = certificate.evidence
-        if isinstance(evidence, BoundsEvidence) and evidence.counterexample is not None:
+    for finding in findings:
+        text, kept = counterexample_of(finding), finding
+        if text is not None:
             reference = reference or _Reference(data)
-            x = decoded(evidence.counterexample, model.input_shape)
-            if int(reference.logits(x.unsqueeze(0)).reshape(-1).argmax()) == certificate.label:
-                kept = evidence.model_copy(update={"counterexample": None, "distance_upper": None})
-                reason = "An attack found an input that gets another answer here but not in onnxruntime: neither proved nor refuted."
-                certificate = certificate.model_copy(update={"verdict": Verdict.UNKNOWN, "reason": reason, "evidence": kept})  # noqa: PLW2901
-        yield certificate
+            x = decoded(text, model.input_shape)
+            against = finding.prediction if isinstance(finding, AttackResult) else finding.label
+            logits = reference.logits(x.unsqueeze(0)).reshape(-1)
+            if int(logits.argmax()) == against or not bool(logits.isfinite().all()):
+                kept = _unconfirmed(finding)
+        yield kept
+
+
+def _unconfirmed(finding: Certificate | AttackResult) -> Certificate | AttackResult:
+    seen = "An attack found an input that gets another answer here but not in onnxruntime"
+    nothing = {"counterexample": None, "distance_upper": None}
+    if isinstance(finding, AttackResult):
+        return finding.model_copy(update={**nothing, "found": False, "answer": None, "reason": f"{seen}: it is not counted."})
+    kept = finding.evidence.model_copy(update=nothing) if finding.evidence else None
+    return finding.model_copy(update={"verdict": Verdict.UNKNOWN, "reason": f"{seen}: neither proved nor refuted.", "evidence": kept})
 
 
 def _inputs(model: Model) -> tuple[Tensor, Tensor]:

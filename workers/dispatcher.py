@@ -17,6 +17,8 @@ from types import FrameType
 
 import structlog
 
+from certify import Model
+from certify.certificate import Certificate
 from certify.curves import report
 from certify.errors import AssayError, Cancelled, Problem
 from certify.facts import DatasetFacts, ModelFacts
@@ -26,7 +28,9 @@ from storage.database import Database
 from storage.errors import LostLease
 from storage.logs import configure
 from storage.records import InspectionLease, ShardLease
+from workers.datasets import read_dataset
 from workers.executor import Answer, Executor, LocalExecutor, failure
+from workers.finalize import contradicted
 from workers.plan import plan_job
 from workers.sandbox import inspect
 from workers.settings import WorkerSettings
@@ -156,8 +160,8 @@ class Dispatcher:
     def _store(self, answer: Answer, cancelled: bool) -> None:
         lease = answer.lease
         try:
-            if answer.certificates is not None:
-                shards.finish_shard(self.db, lease, answer.certificates)
+            if answer.findings is not None:
+                shards.finish_shard(self.db, lease, answer.findings)
             elif answer.cancelled and cancelled:
                 shards.cancel_shard(self.db, lease)
             elif answer.cancelled:  # stopped, but not for its job: somebody still wants it
@@ -165,7 +169,7 @@ class Dispatcher:
             else:
                 shards.fail_shard(self.db, lease, answer.problems, retry=answer.retry)
             log.info("shard ended", action="shard_ended", job=lease.job_id, shard=lease.ix, attempt=lease.attempts, ok=not answer.problems)
-        except ValueError as error:  # certificates that are not those of the shard
+        except ValueError as error:  # results that are not those of the shard
             log.exception("wrong answer", action="answer_refused", job=lease.job_id, shard=lease.ix)
             problem = Problem(field=f"certifiers.{lease.certifier}", detail=f"the worker's answer was refused: {error}", mend="report this")
             shards.fail_shard(self.db, lease, [problem], retry=False)
@@ -192,13 +196,22 @@ class Dispatcher:
         if job is None:
             return
         try:
-            made = report(list(results.iter_certificates(self.db, job.tenant_id, job.id)), job.spec)
+            findings = list(results.iter_findings(self.db, job.tenant_id, job.id))
+            made = report([finding for finding in findings if isinstance(finding, Certificate)], job.spec)
+            value_range = catalog.get_model(self.db, job.tenant_id, job.model_id).value_range
+            wrong = contradicted(
+                findings,
+                lambda: Model.from_onnx(self.fetch(job.model_digest), value_range),
+                lambda: read_dataset(self.fetch(job.dataset_digest)),
+            )
         except Exception as error:
             problem = Problem(field="report", detail=f"could not be made: {type(error).__name__}: {error}", mend="see the dispatcher's log")
             jobs.fail_job(self.db, job.id, [problem])
             log.exception("report failed", action="report_failed", job=job.id)
             return
-        jobs.finish_job(self.db, job.id, made)
+        for problem in wrong:
+            log.error("results contradict each other", action="contradiction", job=job.id, problem=problem.sentence())
+        jobs.finish_job(self.db, job.id, made, wrong)
         log.info("job ended", action="job_ended", job=job.id)
 
     def _release(self) -> None:

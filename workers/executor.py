@@ -10,6 +10,7 @@ from typing import Protocol
 
 from certify.certificate import Certificate
 from certify.errors import AssayError, Cancelled, Problem
+from certify.findings import AttackResult
 from certify.run import Progress
 from storage.records import ShardLease
 from workers.actor import CertifierActor
@@ -19,10 +20,10 @@ Fetch = Callable[[str], bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of a shard: certificates, or problems; `retry` when another try may succeed (the worker died, say)."""
+    """What became of a shard: its rows, or problems; `retry` when another try may succeed (the worker died, say)."""
 
     lease: ShardLease
-    certificates: list[Certificate] | None = None
+    findings: list[Certificate | AttackResult] | None = None
     problems: tuple[Problem, ...] = ()
     cancelled: bool = False
     retry: bool = False
@@ -110,7 +111,7 @@ class LocalExecutor:
 
     def _work(self, lease: ShardLease, model: bytes, dataset: bytes) -> None:
         try:
-            answer = Answer(lease=lease, certificates=self._actor.certify(lease, model, dataset))
+            answer = Answer(lease=lease, findings=self._actor.certify(lease, model, dataset))
         except Exception as error:
             answer = failure(lease, error)
         self._answers.put(answer)

@@ -14,9 +14,10 @@ import torch
 from certify import Examples, Model, certify
 from certify.certificate import Certificate, Provenance, Versions
 from certify.curves import report
-from certify.errors import SpecError
+from certify.errors import ContradictionError, SpecError
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
 from certify.facts import check
+from certify.findings import AttackResult
 from certify.rounding import show_share
 from certify.run import Progress, Run, public_key
 from certify.spec import Spec, parse_spec
@@ -24,6 +25,7 @@ from workers.agreement import check_agreement, recheck
 from workers.command import Parser, answered, read_file, whole_file, wrong
 from workers.datasets import dataset_facts, read_dataset
 from workers.facts import model_facts
+from workers.finalize import contradicted
 from workers.plan import plan_job
 from workers.versions import versions
 
@@ -38,19 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _certify(options: argparse.Namespace) -> int:
     requirements = [Requirement.parse(text) for text in options.require]
     spec = _spec(read_file(options.spec, "spec"))
-    certificates = answer(spec, options)
-    _summary(spec, certificates)
-    gates = check_gates(requirements, certificates)
+    findings = answer(spec, options)
+    _summary(spec, findings)
+    gates = check_gates(requirements, findings)
     for gate in gates:
         sys.stderr.write(f"{gate.sentence}\n")
-    code = exit_code(spec, certificates)
+    code = exit_code(spec, findings)
     if requirements and code is not Exit.ERROR:
         return Exit.DONE if all(gate.passed for gate in gates) else Exit.REFUTED
     return code
 
 
-def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> list[Certificate]:
-    """The certificates of a spec with a public seed; they are in the file `options.out`, which is written whole or not at all.
+def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> list[Certificate | AttackResult]:
+    """The results of a spec with a public seed; they are in the file `options.out`, which is written whole or not at all.
 
     Args:
         spec: checked against the model and the dataset before anything is computed.
@@ -59,6 +61,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
 
     Raises:
         InputError: a file or an option cannot be used.
+        ContradictionError: two of the results, which are written, cannot both be true.
     """
     device = _device(options.device)
     model_bytes, dataset_bytes = read_file(options.model, "model"), read_file(options.data, "data")
@@ -79,9 +82,11 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
         on_progress=pace.tell,
     )
     examples = Examples(tuple(rows), dataset.x[list(rows)], dataset.y[list(rows)])
-    certificates = _write(Path(options.out), recheck(model, model_bytes, certify(model, examples, spec, run)))
+    findings = _write(Path(options.out), recheck(model, model_bytes, certify(model, examples, spec, run)))
     pace.close()
-    return certificates
+    if problems := contradicted(findings, lambda: model, lambda: dataset):
+        raise ContradictionError(*problems)
+    return findings
 
 
 def add_inputs(command: argparse.ArgumentParser) -> None:
@@ -148,13 +153,13 @@ def _provenance(model: Model, dataset: bytes, spec: Spec, device: str) -> Proven
     )
 
 
-def _write(path: Path, certificates: Iterator[Certificate]) -> list[Certificate]:
-    """Every certificate as a line."""
+def _write(path: Path, findings: Iterator[Certificate | AttackResult]) -> list[Certificate | AttackResult]:
+    """Every certificate or attack result as a line."""
     kept = []
     with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
-        for certificate in certificates:
-            kept.append(certificate)
-            file.write(certificate.line() + "\n")
+        for finding in findings:
+            kept.append(finding)
+            file.write(finding.line() + "\n")
     return kept
 
 
@@ -183,8 +188,8 @@ class _Pace:
             sys.stderr.write("\n")
 
 
-def _summary(spec: Spec, certificates: Sequence[Certificate]) -> None:
-    for found in report(certificates, spec).certifiers:
+def _summary(spec: Spec, findings: Sequence[Certificate | AttackResult]) -> None:
+    for found in report([finding for finding in findings if isinstance(finding, Certificate)], spec).certifiers:
         sys.stderr.write(
             f"\n{found.title}, statement {found.statement}: {found.examples} examples, correct {show_share(found.clean_accuracy)}\n"
         )

@@ -28,11 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> int:
     spec = _spec(options)
     try:
-        certificates = answer(spec, options, "predicted")
+        findings = answer(spec, options, "predicted")
     except InputError as error:
         raise in_own_words(error) from None
-    _summary(options, certificates)
-    return exit_code(spec, certificates)
+    _summary(options, [finding for finding in findings if isinstance(finding, Certificate)])
+    return exit_code(spec, findings)
 
 
 def _parser() -> argparse.ArgumentParser:

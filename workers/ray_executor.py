@@ -185,7 +185,7 @@ class RayExecutor:
         assert lease is not None
         slot.lease = None
         try:
-            return Answer(lease=lease, certificates=ray.get(slot.result))
+            return Answer(lease=lease, findings=ray.get(slot.result))
         except RayTaskError as error:
             return failure(lease, error.cause if isinstance(error.cause, Exception) else error)
         except RayError as error:  # the actor is gone

@@ -15,9 +15,9 @@ from api.cli.console import err, out, sentences, show_json, show_table
 from api.cli.facts import show_artifact
 from api.cli.process import PASS_ON, become, run
 from api.sdk.client import Client, ServiceError
-from certify.certificate import Certificate
 from certify.errors import ModelRejected, Problem
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
+from certify.findings import parse_finding
 from certify.report import CertifierReport, Report
 from certify.rounding import show_share
 from certify.spec import parse_spec
@@ -188,7 +188,7 @@ def cancel(job_id: str) -> None:
 
 @job_app.command("results")
 def results(job_id: str, out_file: Annotated[Path | None, typer.Option("--out", help="write to a file")] = None) -> None:
-    """All certificates as JSON lines."""
+    """All certificates and attack results as JSON lines."""
     with sentences(), client() as service:
         lines = "".join(f"{line}\n" for line in service.results(job_id))
         if out_file is None:
@@ -280,10 +280,10 @@ def _ended(service: Client, job: dict[str, Any], gates: list[Requirement]) -> in
     if job["state"] != "succeeded":
         err.print(f"{job['id']} {job['state']}")
         return Exit.ERROR
-    certificates = [Certificate.model_validate_json(line) for line in service.results(job["id"])]
+    findings = [parse_finding(line) for line in service.results(job["id"])]
     _show_report(Report.model_validate(service.get(f"/v1/jobs/{job['id']}/report")["report"]))
     typer.echo(job["id"])
-    code, checked = exit_code(parse_spec(job["spec"]), certificates), check_gates(gates, certificates)
+    code, checked = exit_code(parse_spec(job["spec"]), findings), check_gates(gates, findings)
     for gate in checked:
         err.print(gate.sentence, highlight=False)
     if gates and code is not Exit.ERROR:

@@ -1,4 +1,4 @@
-"""Jobs: submitted, watched, cancelled, and their certificates."""
+"""Jobs: submitted, watched, cancelled, and their results."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fastapi.responses import StreamingResponse
 from api.paging import Cursor, Limit, page
 from api.schemas import JobOut, NewJob, PageOut
 from api.security import CanRead, CanWriteJobs, Conf, Db
-from certify.certificate import Certificate
 from certify.errors import InputError, SpecError
+from certify.findings import Finding
 from certify.spec import Spec, parse_spec
 from storage import jobs, results
 from storage.records import JobState
@@ -55,7 +55,7 @@ def cancel_job(job_id: str, db: Db, tenant: CanWriteJobs) -> JobOut:
     return JobOut.of(jobs.request_cancel(db, tenant, job_id))
 
 
-@router.get("/{job_id}/results", response_model=PageOut[Certificate], responses={200: {"content": {NDJSON: {}}}})
+@router.get("/{job_id}/results", response_model=PageOut[Finding], responses={200: {"content": {NDJSON: {}}}})
 def get_results(
     job_id: str,
     request: Request,
@@ -66,11 +66,11 @@ def get_results(
     cursor: Cursor = None,
     format: Annotated[str | None, Query(pattern="^(json|ndjson)$")] = None,
 ) -> object:
-    """Certificates by certifier, then example: a page of JSON, or all of them as JSON lines."""
+    """Certificates and attack results by certifier, then example: a page of JSON, or all of them as JSON lines."""
     if format == "ndjson" or (format is None and NDJSON in request.headers.get("accept", "")):
         jobs.get_job(db, tenant, job_id)  # a wrong id must be an error before the stream starts
         return StreamingResponse(_lines(results.iter_lines(db, tenant, job_id)), media_type=NDJSON)
-    return page(results.list_certificates(db, tenant, job_id, limit=limit, cursor=cursor), lambda c: c, request, response)
+    return page(results.list_findings(db, tenant, job_id, limit=limit, cursor=cursor), lambda found: found, request, response)
 
 
 def _lines(documents: Iterator[str]) -> Iterator[str]:

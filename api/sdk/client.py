@@ -118,7 +118,7 @@ class Client:
         return self._wait(f"/v1/jobs/{job_id}", lambda job: job["state"] in ENDED, tell)
 
     def results(self, job_id: str) -> Iterator[str]:
-        """All certificates of a job as JSON lines."""
+        """All certificates and attack results of a job as JSON lines; `kind` tells them apart."""
         yield from self._send("GET", f"/v1/jobs/{job_id}/results", params={"format": "ndjson"}).text.splitlines()
 
     def report_html(self, job_id: str) -> str:

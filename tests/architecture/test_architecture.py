@@ -41,6 +41,7 @@ def test_the_api_loads_nothing_heavy(module: str) -> None:
         "looks",
         "question",
         "certificate",
+        "findings",
         "verdict",
         "errors",
         "norms",

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from certify.attack import _direction, _project, minimal_distance, pgd
+from certify.attacks.geometry import direction, project
+from certify.attacks.pgd import pgd
+from certify.attacks.search import minimal_distance
 from certify.norms import Norm
 from tests.support.linear import LinearTruth
 
@@ -37,13 +39,13 @@ def steps(seed: int, *shape: int) -> Tensor:
 @pytest.mark.parametrize("radius", [0.03, 1.0, 5.0])
 def test_the_projection_is_the_nearest_point_of_the_ball(norm: Norm, shape: tuple[int, ...], radius: float) -> None:
     delta = steps(1, *shape)
-    found = _project(delta.clone(), norm, radius)
+    found = project(delta.clone(), norm, radius)
     assert found.shape == delta.shape
     assert bool((lengths(found, norm) <= radius * (1 + 1e-12)).all())
     inside = lengths(delta, norm) <= radius
     assert 0 < int(inside.sum()) < len(delta)
     torch.testing.assert_close(found[inside], delta[inside], rtol=0, atol=1e-15)
-    torch.testing.assert_close(_project(found.clone(), norm, radius), found, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(project(found.clone(), norm, radius), found, rtol=1e-12, atol=1e-15)
     # p is the nearest point of a convex set iff (delta - p).(z - p) <= 0 for all its points z; over a ball the largest
     # (delta - p).z is radius times the dual norm.
     rest = (delta - found).flatten(1)
@@ -55,17 +57,17 @@ def test_the_projection_is_the_nearest_point_of_the_ball(norm: Norm, shape: tupl
 @pytest.mark.parametrize("shape", [(30, 1), (30, 7), (30, 5, 8)])
 def test_the_direction_climbs_and_is_no_longer_than_one(norm: Norm, shape: tuple[int, ...]) -> None:
     gradient = steps(2, *shape)
-    direction = _direction(gradient, norm)
-    climb = (direction * gradient).flatten(1).sum(1)
+    steepest = direction(gradient, norm)
+    climb = (steepest * gradient).flatten(1).sum(1)
     flat = (gradient == 0).flatten(1).all(1)
     assert bool((climb[~flat] > 0).all())
-    assert not bool(direction[flat].any())
-    assert bool((lengths(direction, norm) <= 1 + 1e-6).all())
+    assert not bool(steepest[flat].any())
+    assert bool((lengths(steepest, norm) <= 1 + 1e-6).all())
     # No step of length one climbs faster than the dual norm; below twenty entries a sparse step reaches it too.
-    steepest = lengths(gradient, norm.dual)
-    assert bool((climb <= steepest * (1 + 1e-6)).all())
+    fastest = lengths(gradient, norm.dual)
+    assert bool((climb <= fastest * (1 + 1e-6)).all())
     if norm is not Norm.L1 or gradient[0].numel() < 20:
-        torch.testing.assert_close(climb, steepest, rtol=1e-6, atol=0)
+        torch.testing.assert_close(climb, fastest, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("normalised", [False, True])

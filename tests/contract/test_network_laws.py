@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from certify import Examples, Model, certify
-from certify.attack import minimal_distance
+from certify.attacks.search import minimal_distance
 from certify.bounds.engine import LirpaEngine
 from certify.norms import Norm
 from certify.spec import parse_spec

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from certify import Model
-from certify.attack import pgd
+from certify.attacks.pgd import pgd
 from certify.bounds import lirpa_compat
 from certify.bounds.engine import METHODS, LirpaEngine
 from certify.errors import ModelRejected, NumericalError

@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from scipy.optimize import linprog, nnls
 
 from certify import Examples, Model, certify
-from certify.attack import minimal_distance
+from certify.attacks.search import minimal_distance
 from certify.bounds.engine import METHODS, LirpaEngine, MarginBound
 from certify.certificate import Certificate
 from certify.norms import Norm

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from certify import Examples, Model, certify
-from certify.attack import minimal_distance, pgd
+from certify.attacks.pgd import pgd
+from certify.attacks.search import minimal_distance
 from certify.certificate import Certificate
 from certify.errors import ModelRejected
 from certify.norms import Norm

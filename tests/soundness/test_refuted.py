@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from certify import Examples, Model, certify
-from certify.bounds.refutation import decoded
+from certify.attacks.refutation import decoded
 from certify.certificate import Certificate
 from certify.norms import Norm
 from certify.spec import parse_spec
