@@ -16,7 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from certify.errors import AssayError, InputError, Problem, found
-from storage.errors import Busy, Conflict, DamagedArtifact, Forbidden, LostLease, NotFound, QuotaExceeded, StorageFull
+from storage.errors import (
+    Busy,
+    Conflict,
+    DamagedArtifact,
+    Forbidden,
+    LostLease,
+    NotFound,
+    QuotaExceeded,
+    RevisionNeeded,
+    Stale,
+    StorageFull,
+)
 
 log = structlog.get_logger()
 
@@ -31,6 +42,8 @@ STATUS: dict[type[AssayError], int] = {
     Forbidden: 403,
     QuotaExceeded: 429,
     StorageFull: 413,
+    Stale: 412,
+    RevisionNeeded: 428,
 }
 _ALWAYS = {401: {"WWW-Authenticate": 'Bearer realm="assay"'}, 429: {"Retry-After": "30"}, 503: {"Retry-After": "2"}}
 _CODES = {413: "too-large"}  # its name differs between Pythons

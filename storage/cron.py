@@ -52,8 +52,11 @@ class Cron:
         return next(self.after(moment), None)
 
     def english(self) -> str:
-        """What the expression says, such as `At 02:00 every day`."""
-        return CronSim(self._fields(), _ANY_DAY).explain()
+        """What the expression says, such as `At 02:00 every day`; itself if it cannot be read."""
+        try:
+            return CronSim(self._fields(), _ANY_DAY).explain()
+        except CronSimError:
+            return self.text
 
     def local(self, tick: datetime) -> datetime:
         """A moment on the clock of the zone."""
