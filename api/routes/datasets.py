@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.paging import Cursor, Limit, page
 from api.schemas import DatasetOut, NewDataset, PageOut
-from api.security import CanRead, CanWriteDatasets, Db, Store
+from api.security import By, CanRead, CanWriteDatasets, Db, Store
 from api.sniff import sniff_dataset
 from storage import catalog
 from storage.artifacts import blob_size
@@ -15,11 +15,11 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 
 @router.post("", status_code=202)
-def create_dataset(body: NewDataset, response: Response, db: Db, store: Store, tenant: CanWriteDatasets) -> DatasetOut:
+def create_dataset(body: NewDataset, response: Response, db: Db, store: Store, tenant: CanWriteDatasets, by: By) -> DatasetOut:
     """Register uploaded bytes as the next version of a dataset. A worker inspects it; then it is ready or rejected."""
     if blob_size(db, tenant, body.blob) is not None:
         sniff_dataset(store.head(body.blob))
-    dataset = catalog.register_dataset(db, tenant, name=body.name, blob=body.blob)
+    dataset = catalog.register_dataset(db, tenant, name=body.name, blob=body.blob, by=by)
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return DatasetOut.of(dataset)
 

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from api.paging import Cursor, Limit, page
 from api.schemas import JobOut, NewJob, PageOut
-from api.security import CanRead, CanWriteJobs, Conf, Db
+from api.security import By, CanRead, CanWriteJobs, Conf, Db
 from certify.errors import InputError, SpecError
 from certify.findings import Finding
 from certify.spec import Spec, parse_spec
@@ -24,11 +24,21 @@ NDJSON = "application/x-ndjson"
 
 
 @router.post("", status_code=202, responses={200: {"description": "an unchanged question: the job that already answers it"}})
-def create_job(body: NewJob, response: Response, db: Db, conf: Conf, tenant: CanWriteJobs) -> JobOut:
+def create_job(body: NewJob, response: Response, db: Db, conf: Conf, tenant: CanWriteJobs, by: By) -> JobOut:
     """Submit a job. The spec is checked against the model and the dataset before anything is queued."""
     spec = _spec(body)
     with _fields_of_the_body():
-        job, new = jobs.create_job(db, tenant, model_id=body.model, dataset_id=body.dataset, spec=spec, secret=conf.secret, name=body.name)
+        job, new = jobs.create_job(
+            db,
+            tenant,
+            model_id=body.model,
+            dataset_id=body.dataset,
+            spec=spec,
+            secret=conf.secret,
+            name=body.name,
+            quota=conf.quota,
+            by=by,
+        )
     response.status_code = 202 if new else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["Retry-After"] = "2"
@@ -50,9 +60,9 @@ def get_job(job_id: str, db: Db, tenant: CanRead) -> JobOut:
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: str, db: Db, tenant: CanWriteJobs) -> JobOut:
+def cancel_job(job_id: str, db: Db, tenant: CanWriteJobs, by: By) -> JobOut:
     """Ask a job to stop. What is finished is kept; asking again changes nothing."""
-    return JobOut.of(jobs.request_cancel(db, tenant, job_id))
+    return JobOut.of(jobs.request_cancel(db, tenant, job_id, by))
 
 
 @router.get("/{job_id}/results", response_model=PageOut[Finding], responses={200: {"content": {NDJSON: {}}}})

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.paging import Cursor, Limit, page
 from api.schemas import ModelOut, NewModel, PageOut
-from api.security import CanRead, CanWriteModels, Db, Store
+from api.security import By, CanRead, CanWriteModels, Db, Store
 from api.sniff import sniff_model
 from storage import catalog
 from storage.artifacts import blob_size
@@ -15,11 +15,11 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.post("", status_code=202)
-def create_model(body: NewModel, response: Response, db: Db, store: Store, tenant: CanWriteModels) -> ModelOut:
+def create_model(body: NewModel, response: Response, db: Db, store: Store, tenant: CanWriteModels, by: By) -> ModelOut:
     """Register uploaded bytes as the next version of a model. A worker inspects it; then it is ready or rejected."""
     if blob_size(db, tenant, body.blob) is not None:
         sniff_model(store.head(body.blob))
-    model = catalog.register_model(db, tenant, name=body.name, blob=body.blob, value_range=body.range)
+    model = catalog.register_model(db, tenant, name=body.name, blob=body.blob, value_range=body.range, by=by)
     response.headers["Location"] = f"/v1/models/{model.id}"
     return ModelOut.of(model)
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.paging import Cursor, Limit, page
 from api.schemas import AnswerOut, NewPrediction, PredictionOut, PredictionPageOut
-from api.security import CanRead, CanWriteJobs, Conf, Db
+from api.security import By, CanRead, CanWriteJobs, Conf, Db
 from certify.errors import InputError
 from certify.question import in_own_words, is_prediction, prediction_spec
 from storage import jobs, results
@@ -19,11 +19,21 @@ router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
 
 
 @router.post("", status_code=202, responses={200: {"description": "an unchanged question: the prediction that already answers it"}})
-def create_prediction(body: NewPrediction, response: Response, db: Db, conf: Conf, tenant: CanWriteJobs) -> PredictionOut:
+def create_prediction(body: NewPrediction, response: Response, db: Db, conf: Conf, tenant: CanWriteJobs, by: By) -> PredictionOut:
     """Ask for the smoothed classifier's answers at the inputs themselves. It is a job: `/v1/jobs/{id}` cancels it and has its report."""
     with _own_words():
         spec = prediction_spec(**body.model_dump(exclude={"model", "dataset", "name"}))
-        job, new = jobs.create_job(db, tenant, model_id=body.model, dataset_id=body.dataset, spec=spec, secret=conf.secret, name=body.name)
+        job, new = jobs.create_job(
+            db,
+            tenant,
+            model_id=body.model,
+            dataset_id=body.dataset,
+            spec=spec,
+            secret=conf.secret,
+            name=body.name,
+            quota=conf.quota,
+            by=by,
+        )
     response.status_code = 202 if new else 200
     response.headers["Location"] = f"/v1/predictions/{job.id}"
     response.headers["Retry-After"] = "2"
