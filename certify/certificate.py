@@ -84,22 +84,21 @@ class SplittingEvidence(Frozen):
 
 
 class BoundsEvidence(Frozen):
-    """The proved lower bound of the smallest margin over all rivals at the stored radius, beyond the rounding margin `tau`.
+    """The lower bound of the smallest margin over all rivals at the stored radius; it holds in real arithmetic up to `tau`.
 
     `margin_lower` is null when no radius was proved. `at_cap` marks a radius that stopped at the search cap: the truth is >= it.
-    `clipped` says that the ball was intersected with the model's value range. `tau_proved` is the a-priori bound of what rounding can do to
-    the margin of this method, `float32_error` that of running the network in float32 anywhere in the ball; null where none is known. The
-    statement is `float32-runtime` where the margin exceeds their sum. A refuted claim keeps its `counterexample`, base64 of
-    little-endian float32 in the order of the input, and its distance, rounded up.
+    `clipped` says that the ball was intersected with the model's value range. `tau` bounds what rounding can have done to this margin,
+    `float32_error` what it can do to the network in float32 anywhere in the ball; null where nothing is known. A radius is proved only
+    where the margin exceeds `tau`, and the statement is `float32-runtime` where it exceeds their sum. A refuted claim keeps its
+    `counterexample`, base64 of little-endian float32 in the order of the input, and its distance, rounded up.
     """
 
     method: str
     margin_lower: float | None
-    tau: float
+    tau: float | None
     dtype: Literal["float32", "float64"]
     at_cap: bool = False
     clipped: bool = False
-    tau_proved: float | None = None
     float32_error: float | None = None
     counterexample: str | None = None
     distance_upper: float | None = None

@@ -8,6 +8,7 @@ linear bounds meet the input.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,13 +45,21 @@ def ball(
     engine: Any = lirpa_compat.load()
     perturbation: Any = engine.PerturbationLpNorm  # operators ask for this class by name
     low, high = enclosing_box(x, radius, value_range)
+    size = x.abs() + radius.reshape(-1, *(1,) * (x.dim() - 1))
 
     class Ball(perturbation):  # type: ignore[misc]
-        """`norm` reads infinity so that interval propagation starts from the box."""
+        """`norm` reads infinity so that interval propagation starts from the box. `lines` are the last lower linear bounds met.
+
+        `witness` is told of the magnitudes of all linear bounds that meet the ball, of the side, and of the largest values in the ball.
+        """
+
+        lines: Tensor | None = None  # (batch, specifications, *input)
+        witness: Callable[[Tensor, int, Tensor], None] | None = None
 
         def __init__(self) -> None:
-            # eps is NaN so that an operator that reads it instead of the box proves nothing.
-            super().__init__(eps=math.nan, norm=math.inf, x_L=low, x_U=high)
+            super().__init__(norm=math.inf, x_L=low, x_U=high)
+            # NaN, whatever the class made of the box, so that an operator that reads it instead of the box proves nothing.
+            self.eps = math.nan
 
         def init(self, x: Tensor, aux: Any = None, forward: bool = False) -> Any:  # x: (batch, *input)
             if forward:
@@ -64,17 +73,22 @@ def ball(
                 return None
             if extra_constr is not None:
                 raise NotImplementedError("constraints on neurons are not used")
-            return _extreme(A, sign)
+            if sign < 0 and isinstance(A, Tensor):
+                self.lines = A.detach()
+            return _extreme(A, sign, self.witness)
 
-    def _extreme(A: Any, sign: int) -> Tensor:
+    def _extreme(A: Any, sign: int, witness: Callable[[Tensor, int, Tensor], None] | None) -> Tensor:
         if isinstance(A, engine.eyeC):
             return (low if sign < 0 else high).reshape(len(x), -1)
         if not isinstance(A, Tensor):
             raise TypeError(f"linear bounds of type {type(A).__name__} are not supported; conv_mode must be matrix")
         rows = A.reshape(A.shape[0], A.shape[1], -1)
+        sizes = rows.abs() if norm is Norm.LINF or witness is not None else rows
+        if witness is not None:
+            witness(sizes.detach(), sign, size)
         if norm is Norm.LINF:
             centre, reach = (high + low) / 2, (high - low) / 2
-            return _product(rows, centre) + sign * _product(rows.abs(), reach)
+            return _product(rows, centre) + sign * _product(sizes, reach)
         order = 2.0 if norm.dual is Norm.L2 else math.inf
         deviation: Tensor = rows.norm(order, -1) * radius.reshape(-1, 1)
         return _product(rows, x) + sign * deviation

@@ -11,6 +11,7 @@ from certify.bounds.engine import LirpaEngine, MarginBound
 from certify.bounds.ladder import LADDERS, Ladder, OutOfTime
 from certify.bounds.memory import affordable, needed
 from certify.bounds.refutation import refute
+from certify.bounds.scout import Scout
 from certify.certificate import BoundsEvidence
 from certify.certifier import Certifier, Outcome
 from certify.errors import NumericalError
@@ -26,7 +27,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
     """No input in the closed ball of the radius gets another answer, in real arithmetic of the uploaded weights.
 
     In `epsilon` mode the claim is that the label is the answer in the whole ball; otherwise that the model's own answer is. Every
-    bound is computed in float64, for one example at a time, and counts only beyond the rounding margin `tau`. With `clip`, linf
+    bound is computed in float64, for one example at a time, and counts only beyond its own rounding error `tau`. With `clip`, linf
     balls are cut to the model's value range.
 
     The evidence names the method that proved the stored radius; `best` climbs from cheap to tight while a radius is undecided.
@@ -47,7 +48,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
 
     @cached_property
     def ladder(self) -> Ladder:
-        return Ladder(self.engine, self._methods, self.run.should_stop, self._is_late)
+        return Ladder(self.engine, Scout(self.engine), self._methods, self.run.should_stop, self._is_late)
 
     def _is_late(self) -> bool:
         limit = self.spec.timeout_seconds
@@ -95,9 +96,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         prediction = int(logits.argmax())
         if self.spec.epsilon is not None:
             return self._at_epsilon(x, label, prediction, self.spec.epsilon)
-        rivals = logits.clone()
-        rivals[prediction] = float("-inf")
-        return self._largest(x, prediction, float(logits[prediction] - rivals.max()))
+        return self._largest(x, prediction)
 
     def _at_epsilon(
         self,
@@ -143,11 +142,10 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         self,
         x: Tensor,  # (*input), raw input units
         prediction: int,
-        centre_margin: float,
     ) -> Outcome:
         assert self.spec.max_radius is not None
         assert self.spec.tolerance is not None
-        found = self.ladder.largest(x, prediction, centre_margin, self.spec.max_radius, self.spec.tolerance)
+        found = self.ladder.largest(x, prediction, self.spec.max_radius, self.spec.tolerance)
         if found is None:
             return Outcome(
                 prediction=prediction,
@@ -181,11 +179,10 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         return BoundsEvidence(
             method=bound.method or self.spec.method,
             margin_lower=bound.lower if abs(bound.lower) < float("inf") else None,
-            tau=bound.tau,
+            tau=bound.tau if bound.tau < float("inf") else None,
             dtype="float64",
             at_cap=at_cap,
             clipped=self.clipped,
-            tau_proved=bound.tau_proved if bound.tau_proved < float("inf") else None,
             float32_error=bound.float32_error if bound.float32_error < float("inf") else None,
         )
 

@@ -11,45 +11,46 @@ from torch import Tensor
 
 from certify.bounds import lirpa_compat
 from certify.bounds.ball import ball, enclosing_box
-from certify.bounds.rounding_error import bound_error, forward_error
+from certify.bounds.rounding_error import forward_error
+from certify.bounds.running_error import RunningError
 from certify.errors import ModelRejected, NumericalError, Problem
 from certify.graph.graph import Graph
 from certify.graph.module import GraphModule, bounds_module
 from certify.norms import Norm
 
 # What it raises when it meets a graph it was not written for; running out of memory (also a RuntimeError) is among them.
-_ENGINE_FAULTS = (RuntimeError, AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
+FAULTS = (RuntimeError, AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 
 METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "CROWN-Optimized"}
 
-# The rounding margin as a share of the largest logit (at least 1). Bounds of trained networks in float32 were seen to differ from
-# float64 by up to 3e-7; float64 carries 29 more bits, so errors near 1e-15 are expected and this leaves five orders of magnitude.
-_ROUNDING = 1e-10
+# How far two readings of a network in float64 may be apart, as a share of the largest logit (at least 1): orders of magnitude more than
+# rounding does in trained networks, and less than any misreading.
+_SAME = 1e-10
 
 
 @dataclass(frozen=True)
 class MarginBound:
-    """min over the ball and over all rivals of logit[label] - logit[rival] is at least `lower`, up to rounding below `tau`.
+    """min over the ball and over all rivals of logit[label] - logit[rival] is at least `lower` - `tau`, in real arithmetic.
 
-    `method` is the one that found it. `tau` is an engineering margin; `tau_proved` bounds the rounding of this margin a priori, and
-    `float32_error` the difference of any margin in the ball when the network runs in float32: infinite where nothing is known.
+    `method` is the one that found it. `tau` bounds the rounding of this bound, followed while it was computed (`running_error`);
+    `float32_error` the difference of any margin in the ball when the network runs in float32. Both are proved, under the assumptions of
+    `docs/rounding.md`, and infinite where nothing is known.
     """
 
     lower: float
     tau: float
     method: str = ""
-    tau_proved: float = math.inf
     float32_error: float = math.inf
 
     @property
     def proved(self) -> bool:
-        """True only for a finite bound beyond the rounding margin: NaN and infinity prove nothing."""
+        """True only for a finite bound beyond its rounding error: NaN and infinity prove nothing."""
         return abs(self.lower) < float("inf") and self.lower > self.tau
 
     @property
     def holds_in_float32(self) -> bool:
-        """Whether the margin covers its own rounding and that of the network in float32, both as bounded a priori."""
-        return self.proved and self.lower > self.tau_proved + self.float32_error
+        """Whether the margin covers its own rounding and that of the network in float32."""
+        return self.proved and self.lower > self.tau + self.float32_error
 
 
 class BoundsEngine(Protocol):
@@ -96,17 +97,27 @@ class LirpaEngine:
         self.value_range, self._graph = value_range, graph
         self._deployed = GraphModule(graph, torch.float32).eval().requires_grad_(False).to(device)
         self._plain = GraphModule(graph, torch.float64).eval().requires_grad_(False).to(device)
-        self._rewritten = bounds_module(graph).to(device)
-        self._options = lirpa_compat.options(iterations)
-        self._bounded = self._build()
+        self.rewritten, self._iterations = bounds_module(graph).to(device), iterations
+        self._bounded, self._rounding = self._build()
+        self._known: Tensor | None = None
 
-    def _build(self) -> Any:
-        """A module of auto-LiRPA that has bounded nothing yet."""
-        example = torch.zeros(1, *self._graph.input_shape, dtype=torch.float64, device=self.device)
+    def _build(self) -> tuple[Any, RunningError]:
+        """A module in float64 that has bounded nothing yet, and what follows its rounding."""
+        with lirpa_compat.double():
+            bounded = self.read(self.rewritten, torch.float64)
+        return bounded, RunningError(bounded, self.rewritten.made_of)
+
+    def read(self, module: GraphModule, dtype: torch.dtype) -> Any:
+        """auto-LiRPA's module of a form of the network, of that dtype; it has bounded nothing yet.
+
+        Raises:
+            ModelRejected: it cannot be read.
+        """
+        example = torch.zeros(1, *self._graph.input_shape, dtype=dtype, device=self.device)
+        options = lirpa_compat.options(self._iterations)
         try:
-            with lirpa_compat.double():
-                bounded = self._lirpa.BoundedModule(self._rewritten, example, bound_opts=dict(self._options), device=self.device)
-        except _ENGINE_FAULTS as error:
+            bounded = self._lirpa.BoundedModule(module, example, bound_opts=options, device=self.device)
+        except FAULTS as error:
             detail = f"auto-LiRPA cannot read this network ({type(error).__name__}: {str(error)[:200]})"
             raise ModelRejected.at("model", detail, "use randomized smoothing for this model") from None
         bounded.eval()
@@ -129,7 +140,7 @@ class LirpaEngine:
         # float64 can hold logits that overflow in the float32 network that people run.
         if not bool(ours.isfinite().all() and deployed.isfinite().all()):
             raise NumericalError(Problem(field="model", detail="the input itself gets a NaN or infinite logit", mend="check the weights"))
-        if not bool((ours - theirs).abs().max() <= self._tau(ours)):
+        if not bool((ours - theirs).abs().max() <= _SAME * max(1.0, float(ours.abs().max()))):
             raise NumericalError(
                 Problem(
                     field="model", detail="auto-LiRPA reads this network differently, so its bounds are not used", mend="report this model"
@@ -149,23 +160,25 @@ class LirpaEngine:
         Raises:
             NumericalError: the engine failed on this network, or the input itself has no finite logits.
         """
-        tau = self._tau(self.logits(x))
+        if self._known is None or not torch.equal(self._known, x):
+            self.logits(x)
+            self._known = x.clone()
         batch = x.to(self.device, torch.float64).unsqueeze(0)
         radii = torch.tensor([radius], dtype=torch.float64, device=self.device)
         region = self._lirpa.BoundedTensor(batch, ball(batch, radii, self.norm, self.value_range))
         # Optimising leaves traces in the module, and a fault leaves it broken: what came before must not show in any bound.
-        bounded = self._build() if method == "alpha-crown" else self._bounded
+        bounded, rounding = self._build() if method == "alpha-crown" else (self._bounded, self._rounding)
         try:
             with torch.set_grad_enabled(method == "alpha-crown"), lirpa_compat.double():
-                lower, _ = bounded.compute_bounds(x=(region,), C=self._rivals(label), method=METHODS[method], bound_upper=False)
-        except _ENGINE_FAULTS as error:
+                lower, _ = bounded.compute_bounds(x=(region,), C=self.rivals(label), method=METHODS[method], bound_upper=False)
+        except FAULTS as error:
             if bounded is self._bounded:
-                self._bounded = self._build()
+                self._bounded, self._rounding = self._build()
             detail = f"auto-LiRPA cannot bound this network ({type(error).__name__}: {str(error)[:200]})"
             raise NumericalError(Problem(field="method", detail=detail, mend="use another method, or randomized smoothing")) from None
         # min() would skip no NaN in torch, but say so: a NaN margin must never read as a number.
         margin = float("nan") if bool(lower.isnan().any()) else float(lower.detach().min())
-        return MarginBound(margin, tau, method)
+        return MarginBound(margin, rounding.error, method)
 
     def rounded(
         self,
@@ -174,20 +187,13 @@ class LirpaEngine:
         label: int,
         radius: float,
     ) -> MarginBound:
-        """The bound with what is known a priori about rounding in this ball: asked once, for a radius that is going to be stored."""
+        """The bound with what is known about float32 runtimes in this ball: asked once, for a radius that is going to be stored."""
         box = enclosing_box(x.double().unsqueeze(0).cpu(), torch.tensor([radius], dtype=torch.float64), self.value_range)
         low, high = (end[0] for end in box)
-        # Interval propagation makes no more errors than the network itself; the methods that walk back make others.
-        exact = forward_error(self._graph, low, high, torch.float64) if bound.method == "ibp" else bound_error(self._graph, low, high)
-        runtime = forward_error(self._graph, low, high, torch.float32)
-        return replace(bound, tau_proved=exact.margin(label), float32_error=runtime.margin(label))
+        return replace(bound, float32_error=forward_error(self._graph, low, high, torch.float32).margin(label))
 
-    def _rivals(self, label: int) -> Tensor:
+    def rivals(self, label: int) -> Tensor:
         """logit[label] - logit[rival] for every rival: (1, classes - 1, classes)."""
         identity = torch.eye(self.classes, dtype=torch.float64, device=self.device)
         others = [rival for rival in range(self.classes) if rival != label]
         return (identity[label].unsqueeze(0) - identity[others]).unsqueeze(0)
-
-    @staticmethod
-    def _tau(logits: Tensor) -> float:  # logits: (classes,)
-        return _ROUNDING * max(1.0, float(logits.abs().max()))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from torch import Tensor
 
 from certify.bounds.engine import BoundsEngine, MarginBound
-from certify.bounds.radius import Found, extend, largest_radius
+from certify.bounds.radius import Found, largest_radius
+from certify.bounds.scout import Probe
 from certify.errors import Cancelled, NumericalError
 
 # alpha-CROWN starts from CROWN and may only gain on it; its bound counts beside CROWN's own.
@@ -20,6 +22,20 @@ LADDERS = {
     "alpha-crown": ("crown", "alpha-crown"),
     "best": ("ibp", "crown-ibp", "crown", "alpha-crown"),
 }
+
+
+class Scouting(Protocol):
+    """Says cheaply where a radius may be found, for one example at a time; see `certify.bounds.scout`."""
+
+    def begin(self) -> None: ...
+
+    def probe(
+        self,
+        x: Tensor,  # (*input), raw input units
+        label: int,
+        radius: float,
+        method: str,
+    ) -> Probe: ...
 
 
 class OutOfTime(Exception):
@@ -34,6 +50,7 @@ class Ladder:
 
     Args:
         engine: proves margins.
+        scout: says where to look for the largest radius.
         methods: cheapest first.
         should_stop: polled before every bound; True raises `Cancelled`.
         is_late: polled likewise; True raises `OutOfTime`.
@@ -42,16 +59,19 @@ class Ladder:
     def __init__(
         self,
         engine: BoundsEngine,
+        scout: Scouting,
         methods: tuple[str, ...],
         should_stop: Callable[[], bool] = lambda: False,
         is_late: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._engine, self._methods, self._should_stop, self._is_late = engine, methods, should_stop, is_late
+        self._engine, self._scout, self._methods = engine, scout, methods
+        self._should_stop, self._is_late = should_stop, is_late
         self._failed: dict[str, float] = {}
 
     def begin(self) -> None:
         """Forget what was learnt about the last example."""
         self._failed.clear()
+        self._scout.begin()
 
     def margin(
         self,
@@ -90,11 +110,10 @@ class Ladder:
         self,
         x: Tensor,  # (*input), raw input units
         label: int,
-        centre_margin: float,
         cap: float,
         tolerance: float,
     ) -> Found | None:
-        """The largest radius up to `cap` that a method proves; each goes on from where the cheaper one before it ended.
+        """The largest radius up to `cap` that a method proves; each looks only beyond where the cheaper one before it ended.
 
         Raises:
             NumericalError: no method could answer; the last one's fault.
@@ -102,17 +121,32 @@ class Ladder:
         best: Found | None = None
         faults: list[NumericalError] = []
         for method in self._methods:
-            verify = partial(self._bound, x, label, method=method)
+            probe, verify = partial(self._probe, x, label, method=method), partial(self._bound, x, label, method=method)
             try:
-                if best is None:
-                    best = largest_radius(verify, centre_margin, cap, tolerance)
-                elif not best.at_cap:
-                    best = extend(verify, best, cap, tolerance)
+                found = largest_radius(probe, verify, cap, tolerance, best.radius if best else 0.0)
             except NumericalError as error:
                 faults.append(error)
+                continue
+            best = found or best
+            if best and best.at_cap:
+                break
         if len(faults) == len(self._methods):
             raise faults[-1]
         return best
+
+    def _probe(
+        self,
+        x: Tensor,  # (*input), raw input units
+        label: int,
+        radius: float,
+        method: str,
+    ) -> Probe:
+        self._poll()
+        found = self._scout.probe(x, label, radius, method)
+        if not math.isnan(found.margin):
+            return found
+        bound = self._bound(x, label, radius, method)  # where the scout fails, the engine may not
+        return Probe(bound.lower - bound.tau)
 
     def _bound(
         self,
@@ -121,8 +155,11 @@ class Ladder:
         radius: float,
         method: str,
     ) -> MarginBound:
+        self._poll()
+        return self._engine.margin(x, label, radius, method)
+
+    def _poll(self) -> None:
         if self._should_stop():
             raise Cancelled
         if self._is_late():
             raise OutOfTime
-        return self._engine.margin(x, label, radius, method)

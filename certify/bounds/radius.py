@@ -7,10 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from certify.bounds.engine import MarginBound
+from certify.bounds.scout import Probe
 
-MAX_CALLS = 80
+_PROBES = 40
 # Below this share of the cap the search gives up: such a radius would be of no use and rounding would dominate it.
 _SMALLEST = 1e-9
+# The first step, as a share of the distance at which the linearised network errs.
+_FIRST = 0.75
+_HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -22,75 +26,136 @@ class Found:
     at_cap: bool
 
 
-def largest_radius(verify: Callable[[float], MarginBound], centre_margin: float, cap: float, tolerance: float) -> Found | None:
-    """The largest radius in (0, cap] that `verify` proves, to a relative `tolerance`; null when none was proved.
+def largest_radius(
+    probe: Callable[[float], Probe], verify: Callable[[float], MarginBound], cap: float, tolerance: float, least: float = 0.0
+) -> Found | None:
+    """The largest radius in (least, cap] that `verify` proves, to about a relative `tolerance`; null when none was proved.
 
-    The verifier need not be monotone: whatever is returned was itself verified. Steps interpolate the margin (exact for a linear
-    model), safeguarded by geometric bisection; the number of calls is bounded.
+    Whatever is returned was itself verified, in full and beyond rounding; neither `probe` nor `verify` need be monotone.
 
     Args:
+        probe: cheap margins, which say where to look.
         verify: the margin bound at a radius.
-        centre_margin: the margin at radius 0.
         cap: the largest radius asked for.
         tolerance: stop when the bracket is narrower than this share of the radius.
+        least: a radius already proved; only more than a tolerance beyond it is tried.
     """
-    bound = verify(cap)
-    if bound.proved:
-        return Found(cap, bound, True)
-    return _narrow(verify, None, 0.0, centre_margin, cap, bound, tolerance)
-
-
-def extend(verify: Callable[[float], MarginBound], start: Found, cap: float, tolerance: float) -> Found:
-    """`start`, or a larger radius up to `cap` that `verify` proves: from where a cheaper method ended, in growing steps, then narrowed.
-
-    Args:
-        verify: the margin bound at a radius, by a tighter method.
-        start: what a cheaper method proved.
-        cap: the largest radius asked for.
-        tolerance: as in `largest_radius`.
-    """
-    best, step = start, 4.0 * tolerance
-    for _ in range(MAX_CALLS):
-        radius = min(cap, best.radius * (1.0 + step))
-        bound = verify(radius)
-        if not bound.proved:
-            margin = best.bound.lower - best.bound.tau if best is not start else math.nan
-            return _narrow(verify, best, best.radius, margin, radius, bound, tolerance) or best
-        best, step = Found(radius, bound, radius == cap), 2.0 * step
-        if best.at_cap:
-            break
-    return best
-
-
-def _narrow(
-    verify: Callable[[float], MarginBound],
-    best: Found | None,
-    low: float,
-    low_margin: float,
-    high: float,
-    failed: MarginBound,
-    tolerance: float,
-) -> Found | None:
-    """The best radius between `low`, verified unless it is 0, and `high`, where `failed` was the answer."""
-    high_margin, smallest = failed.lower - failed.tau, high * _SMALLEST
-    for call in range(MAX_CALLS):
-        if high - low <= tolerance * low or high <= smallest:
-            break
-        radius = _next(low, low_margin, high, high_margin, tolerance, interpolate=call % 3 != 2)
+    radius, step = propose(probe, cap, tolerance, least), tolerance / 4
+    while radius > max(least * (1 + tolerance), cap * _SMALLEST):
         bound = verify(radius)
         if bound.proved:
-            best, low, low_margin = Found(radius, bound, False), radius, bound.lower - bound.tau
+            return Found(radius, bound, radius == cap)
+        radius, step = radius * (1 - step), min(0.75, 2 * step)
+    return None
+
+
+def propose(probe: Callable[[float], Probe], cap: float, tolerance: float, least: float = 0.0) -> float:
+    """The largest radius that a verifier is likely to prove, by probes; 0 when there seems to be none."""
+    curve = _Curve(max(least, cap * _SMALLEST), cap, tolerance)
+    for _ in range(_PROBES):
+        radius = curve.next()
+        if radius is None:
+            break
+        curve.add(radius, probe(radius))
+    return curve.low
+
+
+class _Curve:
+    """What probes told of the margin, a function of the radius that falls; its root is likely between `low` and `high`.
+
+    Two estimates of the root: of the polynomial through the nearest margins, and of reach - radius, which falls almost straight
+    through zero at the same place and is the better one once it is known on both sides.
+    """
+
+    def __init__(self, start: float, cap: float, tolerance: float) -> None:
+        self._start, self._cap, self._tolerance = start, cap, tolerance
+        self._probes: list[tuple[float, Probe]] = []
+        self._stalled = 0
+        self.low, self.high = 0.0, math.inf
+
+    def add(self, radius: float, probe: Probe) -> None:
+        before = self._width
+        if probe.margin > 0:
+            self.low = max(self.low, radius)
+            self.high = min(self.high, max(probe.reach, radius)) if math.isfinite(probe.reach) else self.high
         else:
-            high, high_margin = radius, bound.lower - bound.tau
-    return best
+            # Lines that cross zero inside their own ball: a verifier comes to nearly the same place.
+            inside = min(probe.reach, radius) * (1 - self._tolerance / 8)
+            self.low, self.high = (inside if inside > self.low else self.low), min(self.high, radius)
+        if math.isfinite(probe.margin):
+            self._probes.append((radius, probe))
+        crossing = self._crossing()
+        if crossing is not None and self.low < crossing < self.high:
+            self.low = crossing
+            self.high = min(self.high, crossing * (1 + self._tolerance / 2))
+        self.low = min(self.low, self._cap)
+        self._stalled = 0 if self._width < before / 2 else self._stalled + 1
+
+    @property
+    def _width(self) -> float:
+        return min(self.high, self._cap) / self.low - 1 if self.low > 0 else math.inf
+
+    def next(self) -> float | None:
+        """Where to look next; null when the bracket is narrow or nothing can be found."""
+        if not self._probes:
+            return self._start if math.isinf(self.high) else None
+        upper = min(self.high, self._cap)
+        if not self.low > 0 or self._width <= self._tolerance:
+            return None
+        if self._stalled > 2:
+            self._stalled = 0
+            return math.sqrt(self.low * upper)
+        root, (ahead, behind) = self._root(upper), self._sides()
+        # On the side from which less is known: an estimate between two probes is good.
+        inside = bool(behind) and (not ahead or root - max(ahead)[0] > min(behind)[0] - root)
+        guess = root * (1 - self._tolerance / 2 if inside else 1 + self._tolerance / 2)
+        return min(max(guess, self.low * (1 + self._tolerance / 4)), upper)
+
+    def _sides(self) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+        """Radius and reach of the probes whose lines end beyond their ball, and inside it."""
+        ends = [(radius, probe.reach) for radius, probe in self._probes if 0 < probe.reach < math.inf]
+        return [end for end in ends if end[0] < end[1]], [end for end in ends if end[0] > end[1]]
+
+    def _crossing(self) -> float | None:
+        """Where reach - radius falls through zero, a little inside, when two probes that say so are near enough."""
+        ahead, behind = self._sides()
+        if not ahead or not behind:
+            return None
+        (a, from_a), (b, from_b) = max(ahead), min(behind)
+        root = a + (b - a) * (from_a - a) / ((from_a - a) + (b - from_b))
+        near = abs(root - a) * abs(b - root) / root**2 <= self._tolerance / 2
+        return root * (1 - self._tolerance / 4) if near else None
+
+    def _root(self, upper: float) -> float:
+        """Where the polynomial through the nearest margins crosses zero; the middle of the bracket where it does not."""
+        (first, start), *others = self._probes
+        if not others:
+            return first + _FIRST * (start.reach - first) if math.isfinite(start.reach) else self._cap
+        nodes = sorted(((radius, probe.margin) for radius, probe in self._probes), key=lambda node: abs(node[1]))[:3]
+        slope = -start.margin / (start.reach - first) if len(nodes) == 2 and first < start.reach < math.inf else None
+        curve = _through(nodes) if slope is None else _tangent((first, start.margin), slope, (others[0][0], others[0][1].margin))
+        if curve(upper) > 0:
+            return upper
+        low, high = self.low, upper
+        if curve(low) <= 0:
+            return math.sqrt(low * high)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if curve(middle) > 0 else (low, middle)
+        return low
 
 
-def _next(low: float, low_margin: float, high: float, high_margin: float, tolerance: float, *, interpolate: bool) -> float:
-    middle = math.sqrt(low * high) if low > 0 and high > 2 * low else (low + high) / 2 if low > 0 else high / 8
-    if not interpolate or not math.isfinite(high_margin) or not low_margin > 0:
-        return middle
-    root = low + (high - low) * low_margin / (low_margin - high_margin)
-    # Probe just inside the root; once the inside is known, just outside, so that the bracket closes from both ends.
-    inside = root * (1 - tolerance / 4)
-    guess = inside if inside > low else root * (1 + tolerance / 4)
-    return guess if low < guess < high else middle
+def _through(nodes: list[tuple[float, float]]) -> Callable[[float], float]:
+    """The polynomial through two or three points (Lagrange)."""
+
+    def value(r: float) -> float:
+        return sum(y * math.prod((r - other) / (x - other) for other, _ in nodes if other != x) for x, y in nodes)
+
+    return value
+
+
+def _tangent(first: tuple[float, float], slope: float, second: tuple[float, float]) -> Callable[[float], float]:
+    """The parabola through two points, with a slope at the first."""
+    at, width = first[0], second[0] - first[0]
+    bend = (second[1] - first[1] - slope * width) / width**2
+    return lambda r: first[1] + (r - at) * (slope + bend * (r - at))

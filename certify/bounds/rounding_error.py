@@ -1,4 +1,4 @@
-"""How far computed values can be from real arithmetic, known before anything is computed: for networks, and for their bounds.
+"""How far the values that a network computes can be from real arithmetic, known before anything is computed.
 
 Every operator hands on three things about each value v of its output, over a whole box of inputs: an interval that holds v in real
 arithmetic, and how far from v the computed value can be. A sum of n products carries at most gamma_n = n u / (1 - n u) of the sum of
@@ -16,7 +16,7 @@ is derived here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from itertools import starmap
@@ -38,8 +38,6 @@ from certify.graph.operators.shape import Reshape, Transpose
 # Absolute error of sigmoid and tanh, in unit roundoffs: an assumption about libraries, which promise nothing. Seen in float32: 1.5 in
 # torch, 5.3 in onnxruntime (the rational approximation of tanh).
 LIBRARY = 8
-# Of `bound_error`, for what the engine may compute that was not counted: an engineering margin.
-ENGINE = 4.0
 
 # All numbers here are sums of magnitudes of up to 2^24 terms (the largest tensor), in float64: relative error below 2^24 * 2^-53 * 5.
 _UP = 1 + 1e-8
@@ -74,32 +72,7 @@ def forward_error(
     assumptions at the top of this file. An operator without a rule, or values beyond the range of `dtype`, give infinity.
     """
     rule = _Arithmetic.of(dtype)
-    return _through(graph, rule, _start(rule, low, high, 1), lambda operator, x, out: out)
-
-
-def bound_error(
-    graph: Graph,
-    low: Tensor,  # (*input), float64, raw input units
-    high: Tensor,  # (*input), float64
-) -> ErrorBound:
-    """An a-priori margin for margins bounded in float64 by IBP, CROWN-IBP, CROWN or alpha-CROWN over a ball inside the box.
-
-    A margin bound of logit[label] - logit[rival] above `margin(label)` means that the real margin is positive.
-
-    Proved, for the algorithms as published, in matrix form: (1) All magnitudes met on the way back are below those of the network with
-    |W| and |b| in place of W and b, since relaxations have slopes of at most the Lipschitz constant. (2) A backward product through a
-    layer sums over its outputs and costs gamma of their number, charged where it happens together with gamma of the forward sum.
-    (3) A relaxation made from intermediate bounds that are wrong by e is violated by at most e (2 e for sigmoid, tanh and max pooling):
-    the errors of the pass itself and those of the intermediate bounds add up at every activation, so that e doubles (triples) there.
-    The same recursion covers interval propagation, which has neither (2) nor (3).
-
-    An engineering margin, not proved: that the engine computes nothing that was not counted. The factor `ENGINE` stands for it.
-    """
-    rule = replace(_Arithmetic.of(torch.float64), backward=True)
-    terms = low.numel() + len(graph.operators) + _EXTRA
-    start = _magnitudes(_start(rule, low, high, terms))
-    found = _through(graph, rule, start, rule.relaxed)
-    return ErrorBound(found.logits * ENGINE, found.reason)
+    return _through(graph, rule, _start(rule, low, high))
 
 
 @dataclass(frozen=True)
@@ -133,13 +106,11 @@ class _Arithmetic:
         unit: unit roundoff.
         tiny: smallest normal number; the most that is lost when a subnormal is taken for zero.
         largest: largest number.
-        backward: count the products of linear bounds that are walked back, too.
     """
 
     unit: float
     tiny: float
     largest: float
-    backward: bool = False
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> _Arithmetic:
@@ -160,24 +131,8 @@ class _Arithmetic:
         if not all(bool((size <= self.largest / 2).all()) for size in sizes):
             raise _Unknown("may leave the range of the floating-point format")
 
-    def relaxed(self, operator: Operator, x: tuple[_Values, ...], out: _Values) -> _Values:
-        """What an operator does to linear bounds that pass it: magnitudes without cancellation, and errors of relaxations."""
-        size, growth = out.size, 1.0
-        if isinstance(operator, Activation) and operator.type in _LIPSCHITZ:
-            # A line through a value of the function (at most 1), with a slope of at most the Lipschitz constant.
-            size, growth = 2 * _LIPSCHITZ[operator.type] * x[0].size + 1, 3.0
-        elif isinstance(operator, Activation | LeakyRelu):
-            growth = 2.0
-        elif isinstance(operator, MaxPool):
-            size, growth = 2 * size, 3.0
-        elif not isinstance(operator, _AFFINE):
-            raise _Unknown("has no rule for linear bounds")
-        error = (growth * out.error + self.gamma(len(x) + 2 * _EXTRA) * size) * _UP
-        return _magnitudes(replace(out, low=size * _UP, error=error))
-
 
 _LIPSCHITZ = {"Sigmoid": 0.25, "Tanh": 1.0}
-_AFFINE = (Arithmetic, AveragePool, BatchNormalization, Conv, GlobalPool, Linear, Reshape, Transpose)
 
 
 class _Unknown(Exception):
@@ -188,22 +143,13 @@ def _start(
     rule: _Arithmetic,
     low: Tensor,  # (*input)
     high: Tensor,  # (*input)
-    terms: int,
 ) -> _Values:
     box = _Values(low.unsqueeze(0), high.unsqueeze(0), torch.zeros_like(low).unsqueeze(0))
-    return replace(box, error=(rule.gamma(terms) * box.size + rule.tiny) * _UP)
-
-
-def _magnitudes(x: _Values) -> _Values:
-    size = x.size
-    return replace(x, low=-size, high=size)
-
-
-Step = Callable[[Operator, tuple[_Values, ...], _Values], _Values]
+    return replace(box, error=(rule.gamma(1) * box.size + rule.tiny) * _UP)
 
 
 @torch.no_grad()
-def _through(graph: Graph, rule: _Arithmetic, start: _Values, after: Step) -> ErrorBound:
+def _through(graph: Graph, rule: _Arithmetic, start: _Values) -> ErrorBound:
     """The errors of the logits; infinity from the first operator for which there is none."""
     values, last = {graph.input: start}, graph.last_uses()
     for position, operator in enumerate(graph.operators):
@@ -211,7 +157,7 @@ def _through(graph: Graph, rule: _Arithmetic, start: _Values, after: Step) -> Er
         try:
             if operator.unbounded:
                 raise _Unknown(f"is {operator.unbounded}, for which there is no rule")
-            found = after(operator, x, _rule(operator, rule, *x))
+            found = _rule(operator, rule, *x)
             rule.check(found.reach)
         except _Unknown as unknown:
             infinite = torch.full((graph.classes,), math.inf, dtype=torch.float64)
@@ -273,8 +219,7 @@ def _(operator: Linear | Conv, rule: _Arithmetic, *x: _Values) -> _Values:
     rule.check(mass)
     # A product of subnormals, or one that is too small, may be lost whole: both factors are off by at most `tiny`.
     lost = 2 * terms * rule.tiny * (float(v.reach.max()) + float(weight.abs().max()) + 8)
-    counted = terms + _EXTRA + (math.prod(weight.shape) // weight.shape[1] if rule.backward else 0)
-    error = error + rule.gamma(counted) * mass + lost
+    error = error + rule.gamma(terms + _EXTRA) * mass + lost
     return _outward(middle - around, middle + around, size + shift, error, terms, folded=terms + 1)
 
 

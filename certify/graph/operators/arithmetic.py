@@ -177,7 +177,6 @@ class Arithmetic(Broadcast):
             weights["near" if np.abs(constant).max() <= NEAR else "far"] = constant
         return replace(Extreme.of(self, weights), largest=self.type == "Max")
 
-
     def made_of(self) -> Weights:
         if self.type not in ("Sum", "Mean") or not self.weights:
             return {}
