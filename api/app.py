@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from api import problems
 from api.edge import Edge
 from api.gatekeeper import Gatekeeper, Rates
-from api.routes import account, blobs, datasets, health, jobs, keys, models, predictions, reports, schedules
+from api.routes import account, blobs, datasets, gates, health, jobs, keys, models, predictions, reports, schedules, webhooks
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.guard import guard
@@ -43,7 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={code: {"model": problems.ProblemDetails} for code in ("4XX", "5XX")},
     )
     problems.install(app)
-    for module in (blobs, models, datasets, jobs, predictions, reports, schedules, keys, account, health):
+    for module in (blobs, models, datasets, jobs, predictions, reports, schedules, gates, webhooks, keys, account, health):
         app.include_router(module.router)
 
     app.add_middleware(Gatekeeper)

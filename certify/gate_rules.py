@@ -6,7 +6,7 @@ A new rule is one class here and its judgement in `certify.gates`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -130,7 +130,7 @@ class Rules(Frozen):
         return tuple(dict.fromkeys(rule.baseline for rule in self.rules if isinstance(rule, NoDrop)))
 
 
-def parse_rules(data: str | list[Mapping[str, Any]]) -> Rules:
+def parse_rules(data: str | Sequence[Mapping[str, Any]]) -> Rules:
     """Rules from stored JSON, or from a parsed list.
 
     Raises:

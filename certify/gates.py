@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from certify.comparison import Side, compare, counterpart, unlike
-from certify.exit_codes import Exit, meets, strongest
+from certify.exit_codes import Exit, meets
 from certify.gate_rules import Abstention, CertifiedAccuracy, NoDrop, Rule, Rules, silent
 from certify.mcnemar import p_value
 from certify.rounding import show_share
@@ -59,6 +59,7 @@ class GateOutcome(Frozen):
     checks: tuple[Check, ...]
 
 
+_STRENGTH = (Judgement.FAIL, Judgement.INCONCLUSIVE, Judgement.PASS)
 _VERBS = {Judgement.PASS: "meets", Judgement.FAIL: "misses", Judgement.INCONCLUSIVE: "leaves open"}
 
 
@@ -96,12 +97,17 @@ def judge(rules: Rules, run: Side, baselines: Mapping[str, Side | str], *, inter
         for index in chosen:
             found = _judged(rule, index, run, baselines, interval, lambda one: _level(one, night, rules.comparisons(run.spec)))
             checks.append(_as_check(_never_after_failure(found, run), place, rule, index))
-    return _together(checks)
+    return _outcome(checks)
 
 
-def exit_code(outcomes: Iterable[Judgement]) -> Exit:
-    """0 passed, 1 failed, 2 inconclusive; the strongest of 1 > 2 > 0."""
-    return strongest(outcome.exit for outcome in outcomes)
+def together(judgements: Iterable[Judgement]) -> Judgement:
+    """The one that wins: fail, inconclusive, pass."""
+    return min(judgements, key=_STRENGTH.index, default=Judgement.PASS)
+
+
+def exit_code(judgements: Iterable[Judgement]) -> Exit:
+    """0 passed, 1 failed, 2 inconclusive."""
+    return together(judgements).exit
 
 
 class _Found(NamedTuple):
@@ -129,9 +135,8 @@ def _never_after_failure(found: _Found, run: Side) -> _Found:
     return _Found(Judgement.INCONCLUSIVE, f"{found.words}; but the job failed: {run.failed}", found.numbers)
 
 
-def _together(checks: list[Check]) -> GateOutcome:
-    order = (Judgement.FAIL, Judgement.INCONCLUSIVE, Judgement.PASS)
-    ranked = sorted(checks, key=lambda check: order.index(check.judgement))
+def _outcome(checks: list[Check]) -> GateOutcome:
+    ranked = sorted(checks, key=lambda check: _STRENGTH.index(check.judgement))
     return GateOutcome(judgement=ranked[0].judgement, sentence="; ".join(check.sentence for check in ranked), checks=tuple(checks))
 
 

@@ -14,6 +14,7 @@ from certify.report import CertifierReport, Report
 from certify.rounding import show_radius, show_share
 from certify.verdict import Verdict
 from storage.records import Dataset, Job, Model
+from storage.records_gates import Outcome
 
 _ROWS = 8
 STATEMENTS = {
@@ -60,8 +61,8 @@ _environment.globals["show_radius"] = show_radius
 _environment.globals["show_share"] = show_share
 
 
-def render_report(job: Job, report: Report, model: Model, dataset: Dataset) -> str:
-    """The report of a job as a page: curves by norm, one section for each certifier, and all that is needed to repeat it."""
+def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outcomes: Sequence[Outcome] = ()) -> str:
+    """The report of a job as a page: what its gates say, curves by norm, a section for each certifier, and all that repeats it."""
     sections = [_section(certifier) for certifier in report.certifiers]
     norms = sorted({section["norm"] for section in sections})
     charts = [
@@ -74,6 +75,7 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset) -> s
         spec=json.dumps(job.spec.model_dump(mode="json"), indent=2),
         sections=sections,
         charts=charts,
+        outcomes=outcomes,
         partial=job.progress.certificates_done < job.progress.certificates_total,
     )
 

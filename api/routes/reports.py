@@ -10,9 +10,10 @@ from pydantic import BaseModel
 
 from api.pages.render import render_report
 from api.schemas import JobOut
+from api.schemas_gates import newest_of_each
 from api.security import CanRead, Db
 from certify.report import Report
-from storage import catalog, jobs
+from storage import catalog, gates, jobs
 from storage.errors import Conflict
 
 router = APIRouter(prefix="/v1/jobs", tags=["reports"])
@@ -42,6 +43,7 @@ def get_report(
     accept = request.headers.get("accept", "")
     if format == "html" or (format is None and accept.startswith("text/html")):
         model, dataset = catalog.get_model(db, tenant, job.model_id), catalog.get_dataset(db, tenant, job.dataset_id)
-        return HTMLResponse(render_report(job, job.report, model, dataset))
+        outcomes = newest_of_each(gates.gates_of_job(db, tenant, job.id))
+        return HTMLResponse(render_report(job, job.report, model, dataset, outcomes))
     complete = job.progress.certificates_done == job.progress.certificates_total
     return ReportOut(job=JobOut.of(job), partial=not complete, report=job.report)
