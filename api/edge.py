@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
@@ -15,6 +16,8 @@ from certify.errors import AssayError, InputError
 
 MAX_JSON_BYTES = 4 * 2**20
 _STREAMED = "/v1/blobs/"  # uploads have a limit of their own, and are never held in memory
+# So much is read and thrown away for a client that was refused while it sends; beyond, hanging up is the only way to stop it.
+_PATIENCE = 2**20
 
 
 class Edge:
@@ -33,38 +36,58 @@ class Edge:
             return
         request_id = f"req_{secrets.token_hex(8)}"
         scope.setdefault("state", {})["request_id"] = request_id
+        body = _Body(receive, scope)
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                if body.unread > _PATIENCE:
+                    headers["Connection"] = "close"
             await send(message)
 
-        refusal = _refusal(scope)
+        refusal = _refusal(scope, body)
         if refusal is not None:
-            await problems.answer(Request(scope), refusal)(scope, receive, named)
+            await problems.answer(Request(scope), refusal)(scope, body, named)
         else:
-            await self.app(scope, receive if scope["path"].startswith(_STREAMED) else _limited(receive), named)
+            await self.app(scope, body, named)
 
 
-def _refusal(scope: Scope) -> AssayError | None:
-    if "\0" in scope["path"] or b"\0" in unquote_to_bytes(scope["query_string"]):
-        return InputError.at("url", "holds a NUL character", "leave it out")
-    length = Headers(scope=scope).get("content-length", "0")
-    if not scope["path"].startswith(_STREAMED) and length.isdecimal() and int(length[:20]) > MAX_JSON_BYTES:
-        return problems.TooLarge.at("body", f"has more than {MAX_JSON_BYTES} bytes", "send less; files are uploaded with PUT /v1/blobs")
-    return None
+@dataclass
+class _Body:
+    """Counts what arrives of a body, which may have announced its length or not."""
 
+    receive: Receive
+    scope: Scope
+    read: int = 0
+    whole: bool = False
 
-def _limited(receive: Receive) -> Receive:
-    """Counts what arrives when no length was announced."""
-    total = 0
+    def __post_init__(self) -> None:
+        headers = Headers(scope=self.scope)
+        length = headers.get("content-length", "")
+        self.announced = int(length[:20]) if length.isdecimal() else None
+        self.whole = self.announced is None and "transfer-encoding" not in headers
+        self.streamed = self.scope["path"].startswith(_STREAMED)
 
-    async def counted() -> Message:
-        nonlocal total
-        message = await receive()
-        total += len(message.get("body", b""))
-        if total > MAX_JSON_BYTES:
+    @property
+    def unread(self) -> float:
+        """Bytes that may still come."""
+        if self.whole:
+            return 0
+        return float("inf") if self.announced is None else self.announced - self.read
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.read += len(message.get("body", b""))
+        self.whole = self.whole or not message.get("more_body", False)
+        if self.read > MAX_JSON_BYTES and not self.streamed:
             raise HTTPException(413, f"the body has more than {MAX_JSON_BYTES} bytes")  # what FastAPI passes on while it reads
         return message
 
-    return counted
+
+def _refusal(scope: Scope, body: _Body) -> AssayError | None:
+    if "\0" in scope["path"] or b"\0" in unquote_to_bytes(scope["query_string"]):
+        return InputError.at("url", "holds a NUL character", "leave it out")
+    if not body.streamed and (body.announced or 0) > MAX_JSON_BYTES:
+        return problems.TooLarge.at("body", f"has more than {MAX_JSON_BYTES} bytes", "send less; files are uploaded with PUT /v1/blobs")
+    return None

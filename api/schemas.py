@@ -246,3 +246,11 @@ class PageOut(BaseModel, Generic[T]):
 class BlobOut(BaseModel):
     sha256: str
     size: int
+
+
+class UploadOut(BaseModel):
+    """An upload of which not all parts are here."""
+
+    sha256: str
+    received: int = Field(description="bytes that are here, from the first on")
+    total: int

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import obstore
 import sqlalchemy as sa
-from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from certify.errors import InputError, Problem
+from certify.errors import InputError
 from storage.database import Database, insert_once
 from storage.errors import DamagedArtifact, NotFound
+from storage.quotas import check_bytes
+from storage.records import Quota
 from storage.tables import blobs
+
+_PARTS = "parts"
+_READ = 2**20
+_PIECE = 5 * 2**20  # the smallest that S3 takes
+_AT_ONCE = 2
 
 
 class Artifacts:
     """A content-addressed store: what is read back is checked against its name, so nothing damaged is ever certified."""
 
     def __init__(self, place: str) -> None:
-        self._store: ObjectStore = from_url(place) if "://" in place else LocalStore(Path(place), mkdir=True)
+        self._store: ObjectStore = from_url(place) if "://" in place else LocalStore(Path(place), mkdir=True, automatic_cleanup=True)
 
     def put_file(self, path: Path, sha256: str) -> None:
         """Keep the bytes of a file under their digest; a second time changes nothing, except that damaged content is replaced.
@@ -28,15 +37,20 @@ class Artifacts:
         Raises:
             InputError: the bytes have another digest.
         """
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-        if actual != sha256:
-            raise InputError(Problem(field="sha256", detail=f"the content has SHA-256 {actual}", mend="upload it under that digest"))
-        try:
-            obstore.put(self._store, _key(sha256), path, mode="create")
-        except AlreadyExistsError:
-            if not self._sound(sha256):
-                obstore.put(self._store, _key(sha256), path)
+        self.put_chunks(_read(path), sha256)
+
+    def put_chunks(self, chunks: Iterator[bytes], sha256: str) -> None:
+        """The same for bytes that come in pieces; a few MiB are held at a time, whatever the size.
+
+        Raises:
+            InputError: the bytes have another digest; nothing was kept.
+        """
+        checked = _checked(chunks, sha256)
+        if self._sound(sha256):
+            _exhaust(checked)
+        else:
+            # Not put(mode="create"): it holds the whole content in memory. Whoever writes at the same time writes the same bytes.
+            self._write(_key(sha256), checked)
 
     def get(self, sha256: str) -> bytes:
         """The bytes.
@@ -68,18 +82,76 @@ class Artifacts:
             return False
         return True
 
+    def put_part(self, place: str, path: Path) -> None:
+        """Keep a piece of an upload under a name of the caller's."""
+        self._write(f"{_PARTS}/{place}", _read(path))
+
+    def part(self, place: str) -> Iterator[bytes]:
+        """The bytes of a piece, some at a time. Raises FileNotFoundError."""
+        yield from obstore.get(self._store, f"{_PARTS}/{place}").stream(min_chunk_size=_READ)
+
+    def delete_parts(self, places: Sequence[str]) -> None:
+        """Forget pieces; one that is not there is no error."""
+        for place in places:
+            with suppress(FileNotFoundError):
+                obstore.delete(self._store, f"{_PARTS}/{place}")
+
+    def parts_before(self, age: timedelta) -> list[str]:
+        """Names of the pieces that are older."""
+        old = (
+            o["path"] for found in obstore.list(self._store, prefix=_PARTS) for o in found if datetime.now(UTC) - o["last_modified"] > age
+        )
+        return [path.removeprefix(f"{_PARTS}/") for path in old]
+
+    def _write(self, key: str, chunks: Iterator[bytes]) -> None:
+        """All of it appears under the key at once, or, when the chunks end in an error, nothing."""
+        with obstore.open_writer(self._store, key, buffer_size=_PIECE, max_concurrency=_AT_ONCE) as writer:
+            for chunk in chunks:
+                writer.write(chunk)
+
     def _sound(self, sha256: str) -> bool:
-        actual = hashlib.sha256()
-        for chunk in obstore.get(self._store, _key(sha256)).stream():
-            actual.update(chunk)
-        return actual.hexdigest() == sha256
+        """The content is there and undamaged."""
+        try:
+            chunks = obstore.get(self._store, _key(sha256)).stream(min_chunk_size=_READ)
+            _exhaust(_checked(chunks, sha256))
+        except (FileNotFoundError, InputError):
+            return False
+        return True
 
 
-def record_blob(db: Database, tenant_id: str, sha256: str, size: int) -> bool:
-    """Note that a tenant may use a blob; true when that is new."""
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_READ):
+            yield chunk
+
+
+def _checked(chunks: Iterable[bytes], sha256: str) -> Iterator[bytes]:
+    """The same chunks; the error comes before the end is told, so that what reads them keeps nothing."""
+    actual = hashlib.sha256()
+    for chunk in chunks:
+        actual.update(chunk)
+        yield chunk
+    if actual.hexdigest() != sha256:
+        raise InputError.at("sha256", f"the content has SHA-256 {actual.hexdigest()}", "upload it under that digest")
+
+
+def _exhaust(chunks: Iterator[bytes]) -> None:
+    for _ in chunks:
+        pass
+
+
+def record_blob(db: Database, tenant_id: str, sha256: str, size: int, quota: Quota | None = None) -> bool:
+    """Note that a tenant may use a blob; true when that is new.
+
+    Raises:
+        StorageFull: it is new, and more than the quota allows. None: its room was taken before.
+    """
     with db.begin() as connection:
         values = {"tenant_id": tenant_id, "sha256": sha256, "size": size, "created_at": db.now(connection)}
-        return insert_once(connection, blobs, values)
+        new = insert_once(connection, blobs, values)
+        if new and quota is not None:
+            check_bytes(connection, tenant_id, 0, quota)
+        return new
 
 
 def blob_size(db: Database, tenant_id: str, sha256: str) -> int | None:

@@ -14,7 +14,10 @@ import httpx
 from certify.errors import AssayError, Problem
 
 ENDED = ("succeeded", "failed", "cancelled")
+PART_BYTES = 16 * 2**20
 _RETRIES = 30
+# A lost connection, a part that another client sent meanwhile, a service that starts or is busy.
+_PASSING = (0, 409, 429, 502, 503, 504)
 
 
 class ServiceError(AssayError):
@@ -49,16 +52,54 @@ class Client:
         self._http.close()
 
     def upload_blob(self, path: Path) -> str:
-        """Send a file unless the service has it; returns its SHA-256."""
+        """Send a file unless the service has it; returns its SHA-256. After a lost connection it goes on where it was."""
         try:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise ServiceError.at("file", f"cannot read {path}: {error.strerror}", "check the path") from None
-        target = f"/v1/blobs/sha256/{digest}"
-        if self._send("HEAD", target, missing_ok=True).status_code == 404:
-            self._send("PUT", target, content=_chunks(path))
+        target, lost = f"/v1/blobs/sha256/{digest}", 0
+        offset = self._offset(target)
+        while offset is not None:
+            try:
+                self._send_from(target, path, offset)
+                return digest
+            except ServiceError as error:
+                lost += 1
+                if error.status not in _PASSING or lost > _RETRIES:
+                    raise
+            time.sleep(1.0)
+            before, offset = offset, self._offset_again(target)
+            lost = lost if offset == before else 0
         return digest
+
+    def _offset(self, target: str) -> int | None:
+        """From which byte to go on with an upload; None when all of it is there."""
+        head = self._send("HEAD", target, missing_ok=True)
+        return int(head.headers.get("Upload-Offset", "0")) if head.status_code == 404 else None
+
+    def _offset_again(self, target: str) -> int | None:
+        for _ in range(_RETRIES):
+            try:
+                return self._offset(target)
+            except ServiceError as error:
+                if error.status not in _PASSING:
+                    raise
+            time.sleep(1.0)
+        return self._offset(target)
+
+    def _send_from(self, target: str, path: Path, offset: int) -> None:
+        """The rest of a file, in parts that are resumed one by one; a small file at once."""
+        total, patient = path.stat().st_size, httpx.Timeout(60.0, read=900.0)  # the last part waits until all were put together
+        with path.open("rb") as file:
+            file.seek(offset)
+            while offset < total or total == 0:
+                part = file.read(PART_BYTES)
+                place = {"Content-Range": f"bytes {offset}-{offset + len(part) - 1}/{total}"} if len(part) < total else {}
+                self._send("PUT", target, content=part, headers=place, timeout=patient)
+                offset += len(part)
+                if len(part) >= total:
+                    return
 
     def add_model(self, name: str, path: Path, value_range: tuple[float, float] | None = None) -> dict[str, Any]:
         return self.post("/v1/models", {"name": name, "blob": self.upload_blob(path), "range": value_range})
@@ -174,9 +215,3 @@ def _refusal(response: httpx.Response) -> ServiceError:
         return ServiceError(*(problems or [Problem(field="", detail=body["detail"])]), status=response.status_code)
     except (ValueError, KeyError, TypeError):
         return ServiceError(Problem(field="", detail=f"the service answered {response.status_code}"), status=response.status_code)
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            yield chunk
