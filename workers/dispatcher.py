@@ -28,6 +28,7 @@ from storage.database import Database
 from storage.errors import LostLease
 from storage.logs import configure
 from storage.records import InspectionLease, ShardLease
+from workers.beside import beside
 from workers.datasets import read_dataset
 from workers.executor import Answer, Executor, LocalExecutor, failure
 from workers.finalize import contradicted
@@ -252,7 +253,8 @@ def main() -> None:
     executor = make_executor(settings)
     for number in (signal.SIGTERM, signal.SIGINT):  # Ray installs its own handlers
         signal.signal(number, _stop)
-    Dispatcher(db, Artifacts(settings.artifacts), executor, settings).run(lambda: bool(signals))
+    with beside(db, settings):
+        Dispatcher(db, Artifacts(settings.artifacts), executor, settings).run(lambda: bool(signals))
 
 
 if __name__ == "__main__":
