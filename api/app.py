@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from api import problems
 from api.edge import Edge
 from api.gatekeeper import Gatekeeper, Rates
+from api.idempotency import Idempotency
 from api.routes import account, blobs, datasets, gates, health, jobs, keys, models, predictions, reports, schedules, webhooks
 from storage.artifacts import Artifacts
 from storage.database import Database
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (blobs, models, datasets, jobs, predictions, reports, schedules, gates, webhooks, keys, account, health):
         app.include_router(module.router)
 
+    app.add_middleware(Idempotency)
     app.add_middleware(Gatekeeper)
     app.add_middleware(Edge)  # added last, it is met first
     return app

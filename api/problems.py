@@ -97,7 +97,7 @@ def status_of(error: AssayError) -> int:
 def install(app: FastAPI) -> None:
     app.add_exception_handler(AssayError, _assay)
     app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, refusal)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -132,7 +132,8 @@ def _field(item: dict[str, Any]) -> Problem:
     return replace(found({**item, "loc": ()}), field=place or "body")
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
+def refusal(request: Request, error: Exception) -> JSONResponse:
+    """The response that an error of the framework is."""
     assert isinstance(error, HTTPException)
     if error.status_code == 400:  # FastAPI's only use: a body that JSON allows and no reader takes
         body = Problem(field="body", detail="is JSON nested too deeply, or holds a number too long to read", mend="simplify it")
