@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import keys, remote
+from api.cli import gates, keys, remote, webhooks
 from api.cli.console import sentences
 from api.cli.process import PASS_ON, become
 
@@ -16,6 +16,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 app.add_typer(remote.model_app, name="model")
 app.add_typer(remote.dataset_app, name="dataset")
 app.add_typer(remote.job_app, name="job")
+app.add_typer(gates.app, name="gate")
+app.add_typer(webhooks.app, name="webhook")
 app.add_typer(keys.app, name="key")
 app.command("report")(remote.report)
 

@@ -2,5 +2,6 @@
 
 from api.sdk.assay import Assay
 from api.sdk.client import Client, ServiceError
+from api.sdk.webhooks import BadSignature, verify_webhook
 
-__all__ = ["Assay", "Client", "ServiceError"]
+__all__ = ["Assay", "BadSignature", "Client", "ServiceError", "verify_webhook"]

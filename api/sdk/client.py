@@ -165,6 +165,19 @@ class Client:
     def report_html(self, job_id: str) -> str:
         return self._send("GET", f"/v1/jobs/{job_id}/report", params={"format": "html"}).text
 
+    def judged(self, job_id: str) -> dict[str, Any]:
+        """What became of a job at its gates, once all of them have judged it; `judgement` is None where there is no gate."""
+        return self._wait(f"/v1/jobs/{job_id}/gates", lambda found: not found["waiting"], lambda found: None)
+
+    def junit(self, job_id: str) -> str:
+        """The same as JUnit XML."""
+        return self._send("GET", f"/v1/jobs/{job_id}/gates", params={"format": "junit"}).text
+
+    def last_run(self, schedule_id: str) -> dict[str, Any] | None:
+        """The latest run of a schedule, once it has started or it is known why it does not; None when there is none."""
+        found = self._wait(f"/v1/schedules/{schedule_id}/runs?limit=1", _decided, lambda found: None)
+        return next(iter(found["items"]), None)
+
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         found: dict[str, Any] = self._send("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
         return found
@@ -172,6 +185,13 @@ class Client:
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         found: dict[str, Any] = self._send("POST", path, json=body).json()
         return found
+
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = self._send("PUT", path, json=body).json()
+        return found
+
+    def delete(self, path: str) -> None:
+        self._send("DELETE", path)
 
     def _items(self, path: str) -> Iterator[dict[str, Any]]:
         cursor = None
@@ -206,6 +226,10 @@ class Client:
         if response.is_success or (missing_ok and response.status_code == 404):
             return response
         raise _refusal(response)
+
+
+def _decided(runs: dict[str, Any]) -> bool:
+    return all(run["state"] != "waiting" for run in runs["items"])
 
 
 def _refusal(response: httpx.Response) -> ServiceError:

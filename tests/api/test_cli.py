@@ -11,9 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from api.cli.main import app
+from api.sdk.client import Client
 from tests.support.files import write_job
 
 
@@ -114,3 +119,39 @@ def test_certify_passes_its_options_on(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-m", "api.cli.main", *map(str, command)], capture_output=True, text=True)
     assert found.returncode == 1, found.stderr
     assert len(paths["out"].read_text().splitlines()) == 16
+
+
+def test_gates_hold_a_ci_and_a_schedule(up: Up, tmp_path: Path) -> None:
+    spec = {"noise_key": "public-seed", "certifiers": [{"kind": "smoothing", "sigma": 0.2, "n": 400, "alpha": 0.01}]}
+    paths = write_job(tmp_path, spec=spec)
+
+    def gate(*arguments: str | Path) -> Result:  # in this process: a new one costs a second each
+        return CliRunner().invoke(app, ["gate", *map(str, arguments)], env=up.environment)
+
+    with Client(str(up.environment["ASSAY_URL"]), str(up.environment["ASSAY_KEY"])) as service:
+        model, data = service.add_model("gated", paths["model"], (0.0, 1.0)), service.add_dataset("gated", paths["data"])
+        service.inspected("models", model["id"]), service.inspected("datasets", data["id"])
+        job = service.submit(model["id"], data["id"], spec)["id"]
+        assert gate("check", job).exit_code == 4  # no gate yet: nothing that could pass
+        assert gate("add", "easy", "--job", job, "--require", "0.0@0.001", "--max-undecided", "1.0").exit_code == 0
+        passed = up.assay("gate", "check", job)  # waits for the job and for the judgement
+        assert passed.returncode == 0, passed.stderr
+        assert "easy: passed" in passed.stdout
+
+        hard, report = gate("add", "hard", "--job", job, "--require", "1.0@0.3").stdout.strip(), tmp_path / "junit.xml"
+        failed = up.assay("gate", "check", job, "--junit", report)
+        assert failed.returncode == 1, failed.stderr
+        assert "misses the gate: certified accuracy" in failed.stdout
+        assert ET.parse(report).getroot().attrib["failures"] == "1"
+        assert gate("remove", hard).exit_code == 0
+        assert gate("check", job).exit_code == 0
+        assert "never certifies radius 9" in gate("add", "wrong", "--job", job, "--require", "0.5@9").stderr
+
+        template = {"model": {"name": "gated"}, "dataset": {"name": "gated"}, "spec": spec}
+        made = service.post("/v1/schedules", {"name": "nightly", "cron": "0 2 1 1 *", "template": template})
+        assert gate("add", "steady", "--schedule", "nightly", "--no-drop", "0.1", "--level-per-year", "0.05").exit_code == 0
+        assert gate("check", "nightly").exit_code == 4  # it has not run yet
+        for code, text in ((2, "steady: inconclusive"), (0, "steady: passed")):  # nothing to compare with, then the same answer again
+            service.post(f"/v1/schedules/{made['id']}/run")
+            checked = gate("check", "nightly")
+            assert (checked.exit_code, text in checked.stdout) == (code, True), checked.output
