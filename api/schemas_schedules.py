@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema, field_validator, model_validator
 
 from api.schemas import In, Name, Out
 from storage.cron import Cron
@@ -21,23 +21,57 @@ Deadline = Annotated[
 
 
 class Version(In):
-    """One version of a model or dataset by name, or always the newest."""
+    """One version of a model or dataset by `id`, or by `name` the `version`, `latest` for the newest at each tick."""
 
-    name: Name
-    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["latest"] = "latest"
+    id: Annotated[str, Field(max_length=40)] | None = None
+    name: Name | None = None
+    version: int | str | None = None
+
+    @field_validator("version")
+    @classmethod
+    def _known(cls, value: int | str | None) -> int | str | None:
+        if not (value is None or value == "latest" or (isinstance(value, int) and 1 <= value < 2**31)):
+            raise ValueError(f"is {str(value)[:50]!r}; use the number of a version, or latest")
+        return value
+
+    @model_validator(mode="after")
+    def _one(self) -> Version:
+        if (self.id is None) == (self.name is None) or (self.id is not None and self.version is not None):
+            raise ValueError('names no version; send an id, or {"name": ..., "version": "latest"}')
+        return self
 
     def ref(self) -> Ref:
-        return Ref(name=self.name, version=None if self.version == "latest" else self.version)
+        return Ref(id=self.id, name=self.name, version=self.version if isinstance(self.version, int) else None)
 
 
-Id = Annotated[str, Field(max_length=40, examples=["mdl_01kae3h6x5q8s1v0w2y4z6a7b9"])]
+def _from_id(given: Any) -> Any:
+    return {"id": given} if isinstance(given, str) else given
+
+
+_ID = {"type": "string", "maxLength": 40, "examples": ["mdl_01kae3h6x5q8s1v0w2y4z6a7b9"]}
+_NUMBER = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 2**31 - 1}, {"const": "latest"}], "default": "latest"}
+_NAME = TypeAdapter(Name).json_schema()
+Reference = Annotated[
+    Version,
+    BeforeValidator(_from_id),
+    WithJsonSchema(
+        {
+            "description": "an id pins one version; a name follows the newest at each tick, unless `version` says which",
+            "anyOf": [
+                _ID,
+                {"type": "object", "properties": {"id": _ID}, "required": ["id"], "additionalProperties": False},
+                {"type": "object", "properties": {"name": _NAME, "version": _NUMBER}, "required": ["name"], "additionalProperties": False},
+            ],
+        }
+    ),
+]
 
 
 class NewTemplate(In):
-    """The job that every tick asks for. An id pins a version; a name follows the newest unless `version` says which."""
+    """The job that every tick asks for."""
 
-    model: Id | Version
-    dataset: Id | Version
+    model: Reference
+    dataset: Reference
     spec: dict[str, Any] = Field(
         description="see Spec in docs/design.md", examples=[{"certifiers": [{"kind": "smoothing", "sigma": 0.25}]}]
     )
@@ -77,12 +111,8 @@ class ScheduleChanges(In):
     paused: bool = _unnamed()
 
 
-def ref_of(given: str | Version) -> Ref:
-    return Ref(id=given) if isinstance(given, str) else given.ref()
-
-
 class VersionOut(Out):
-    """What a template names: one version by `id`, or by `name` the `version`, `latest` for the newest at each tick."""
+    """See Version: `id` or `name` is null."""
 
     id: str | None
     name: str | None

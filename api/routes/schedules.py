@@ -20,7 +20,6 @@ from api.schemas_schedules import (
     ScheduleOut,
     ScheduleRunOut,
     TickOut,
-    ref_of,
 )
 from api.security import By, CanRead, CanWriteSchedules, Conf, Db
 from certify.errors import InputError, SpecError
@@ -155,7 +154,7 @@ def _template(given: NewTemplate) -> Template:
     except SpecError as error:
         inside = (replace(p, field=f"template.spec.{p.field}" if p.field else "template.spec") for p in error.problems)
         raise SpecError(*inside) from None
-    return Template(model=ref_of(given.model), dataset=ref_of(given.dataset), spec=spec, name=given.name)
+    return Template(model=given.model.ref(), dataset=given.dataset.ref(), spec=spec, name=given.name)
 
 
 def _revision(if_match: str | None) -> int | None:
