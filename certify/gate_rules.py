@@ -14,7 +14,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from certify.errors import InputError, Problem, problems_of
 from certify.rounding import radius_down
-from certify.spec import BoundsSpec, CertifierSpec, Frozen, PredictSpec, SmoothingSpec, Spec, SplittingSpec, decided_radii
+from certify.spec import (
+    AttackSpec,
+    BoundsSpec,
+    CertifierSpec,
+    Frozen,
+    PredictSpec,
+    SmoothingSpec,
+    Spec,
+    SplittingSpec,
+    decided_radii,
+)
 
 Radius = Annotated[float, Field(strict=True, ge=0, le=1e6)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -49,11 +59,11 @@ class GateRule(Frozen):
         return self
 
     def chosen(self, spec: Spec) -> tuple[int, ...]:
-        """Indices of the certifiers of this spec that the rule speaks of; a certifier that claims no radius has none at any radius."""
+        """Indices of the certifiers of this spec that the rule speaks of. Attacks prove nothing, predictions claim no radius."""
         return tuple(index for index, certifier in enumerate(spec.certifiers) if self._means(index, certifier))
 
     def _means(self, index: int, certifier: CertifierSpec) -> bool:
-        if self.claims_radii and isinstance(certifier, PredictSpec):
+        if isinstance(certifier, AttackSpec) or (self.claims_radii and isinstance(certifier, PredictSpec)):
             return False
         return self.certifier in (None, index) and (self.match is None or self.match.fits(certifier))
 

@@ -171,6 +171,7 @@ def test_a_webhook_shows_its_secret_once_and_hears_what_it_asked_for(api: Api, s
         made = api.client.post("/v1/webhooks", json={"url": there.url, "events": ["gate.failed"]})
         assert made.status_code == 201, made.text
         place, secret = made.headers["location"], made.json()["secret"]
+        assert made.headers["cache-control"] == "no-store"
         for shown in (api.client.get(place).text, api.client.get("/v1/webhooks").text):
             assert secret not in shown
             assert there.url in shown

@@ -201,6 +201,7 @@ def test_the_strongest_judgement_is_the_gates() -> None:
 
 
 PREDICT = {"kind": "predict", "sigma": 0.25}
+ATTACK = {"kind": "attack", "norm": "linf", "method": "pgd", "max_radius": 0.1}
 EPSILON = {"kind": "bounds", "method": "ibp", "norm": "linf", "epsilon": 0.25}
 LARGEST = {"kind": "smoothing", "sigma": 0.25}
 
@@ -213,6 +214,7 @@ LARGEST = {"kind": "smoothing", "sigma": 0.25}
         ([BOUNDS], accuracy(0.5, radius=1.0), "rules.0.radius", "never certifies radius 1"),
         ([LARGEST], no_drop(radius=3.0), "rules.0.radius", "never certifies radius 3"),
         ([SMOOTHING], accuracy(0.5, certifier=1), "rules.0.certifier", "no certifier of the spec that claims radii"),
+        ([ATTACK], {"kind": "abstention", "at_most": 0.1, "certifier": 0}, "rules.0.certifier", "no certifier of the spec"),
         ([PREDICT], accuracy(0.5, radius=0.0), "rules.0.certifier", "no certifier of the spec that claims radii"),
         ([SMOOTHING], accuracy(0.5, match={"norm": "linf"}), "rules.0.match", "it has 0 smoothing"),
         ([SMOOTHING], no_drop(), "rules.0.baseline", "previous needs a schedule"),
@@ -232,7 +234,9 @@ def test_what_can_be_answered_is_taken() -> None:
     check_rules(
         rules(accuracy(0.5, match={"norm": "linf"}), accuracy(0.5, radius=0.3, certifier=0)), spec(BOUNDS, PREDICT), scheduled=False
     )
-    assert rules({"kind": "abstention", "at_most": 0.1}).rules[0].chosen(spec(SMOOTHING, PREDICT)) == (0, 1)
+    asked = spec(SMOOTHING, PREDICT, ATTACK)
+    assert rules({"kind": "abstention", "at_most": 0.1}).rules[0].chosen(asked) == (0, 1)
+    assert rules(accuracy(0.5)).rules[0].chosen(asked) == (0,)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from api.sdk.webhooks import BadSignature, verify_webhook
 from storage import webhooks
@@ -171,6 +178,42 @@ def test_the_connection_goes_to_the_address_that_was_checked(shop: Shop, monkeyp
             until(sender, shop, hook_id, DeliveryState.DELIVERED)
         assert len(asked) == 2  # when it was made and once for the delivery: the connection itself asks nobody
         assert outside.received[0].headers["host"] == f"rebinding.example.org:{port}"
+
+
+def certificate(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context with a certificate for `name`, and the context of a client who trusts that certificate."""
+    key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    signed = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False).sign(key, hashes.SHA256())
+    file = folder / "server.pem"
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + key.private_bytes(*form))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+    return server, ssl.create_default_context(cafile=str(file))
+
+
+def test_over_tls_the_receiver_must_have_the_name_it_was_asked_for(shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    server, client = certificate(tmp_path, "hooks.example.org")
+    monkeypatch.setattr(outbox, "_certificates", lambda: client)
+    monkeypatch.setattr(webhooks, "MAX_ATTEMPTS", 1)
+    honest = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **named: honest("127.0.0.1", *more, **named))
+    with receiver(tls=server) as there:
+        port = there.url.split(":")[2]
+        assert "CERTIFICATE_VERIFY_FAILED" in failure(shop, f"https://other.example.org:{port}")
+        assert there.received == []
+        hook_id, _ = hook(shop, f"https://hooks.example.org:{port}")
+        happens(shop, "out_2")
+        with sending(shop) as sender:
+            deadline = time.monotonic() + 20
+            while told(shop, hook_id).state is not DeliveryState.DELIVERED:
+                assert time.monotonic() < deadline
+                sender.step()
+                time.sleep(0.02)
+        assert there.received[0].headers["host"].startswith("hooks.example.org:")
 
 
 def test_a_receiver_that_hangs_does_not_hold_up_another(shop: Shop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,11 +37,15 @@ class Receiver:
 
 
 @contextmanager
-def receiver(*answers: int, delay: float = 0.0, headers: dict[str, str] | None = None) -> Iterator[Receiver]:
+def receiver(
+    *answers: int, delay: float = 0.0, headers: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[Receiver]:
     made = Receiver(list(answers), delay, headers or {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(made))
     server.daemon_threads = True
-    made.url = f"http://127.0.0.1:{server.server_port}/hook"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    made.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}/hook"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
         yield made
