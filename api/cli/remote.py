@@ -141,7 +141,7 @@ def submit(
     """Submit a job."""
     with sentences(), client() as service:
         gates = [Requirement.parse(text) for text in require or ()]
-        wanted = _spec(spec)
+        wanted = read_spec(spec)
         job = service.submit(_resolve(service, "models", model), _resolve(service, "datasets", dataset), wanted, name)
         if job["reused"]:
             err.print(f"unchanged since {job['created_at']}: {job['id']} already answers this")
@@ -312,7 +312,7 @@ def _show_curve(certifier: CertifierReport, title: str) -> None:
         out.print(certifier.note, markup=False, highlight=False)
 
 
-def _spec(path: Path) -> dict[str, Any]:
+def read_spec(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
     except OSError as error:
