@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.dml import Delete, Insert, Update
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, ClauseElement, ColumnClause, Grouping
@@ -23,6 +24,7 @@ from storage.tables import metadata, tenants
 _TABLES = frozenset(table for table in metadata.tables.values() if "tenant_id" in table.c or table is tenants)
 _NAMES = frozenset(table.name for table in _TABLES)
 _NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b", re.IGNORECASE)
+_UPSERTS = (postgresql.dml.OnConflictDoUpdate, sqlite.dml.OnConflictDoUpdate)
 _Froms = tuple[sa.FromClause, ...]
 _Pair = tuple[ClauseElement, ClauseElement]
 
@@ -51,7 +53,7 @@ def forgotten(statement: ClauseElement) -> list[str]:
 
     A table counts as settled when `tenant column = value` is one of the conditions that must all hold, of WHERE or of an inner join, or
     when its tenant column equals that of a settled table. Each subquery has to settle its own tables. An INSERT of values needs
-    nothing: its rows name their tenant.
+    nothing: its rows name their tenant; one that updates what is in its way (upsert) is never settled.
     """
     return sorted(set(_walk(statement, ())))
 
@@ -72,8 +74,10 @@ def _walk(element: ClauseElement, outside: _Froms) -> Iterator[str]:
     for child in element.get_children():
         if isinstance(child, ClauseElement):
             yield from _walk(child, outside)
-    if isinstance(element, Insert) and element.select is not None:
-        yield from _walk(element.select, ())
+    if isinstance(element, Insert):
+        yield from _walk(element.select, ()) if element.select is not None else ()
+        # The row that is in the way may be another tenant's.
+        yield from (element.table.name for child in element.get_children() if isinstance(child, _UPSERTS) and element.table in _TABLES)
 
 
 def _own(statement: Select[Any] | Update | Delete, outside: _Froms) -> _Froms:
