@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import gates, keys, remote, webhooks
+from api.cli import gates, keys, remote, schedules, webhooks
 from api.cli.console import sentences
 from api.cli.process import PASS_ON, become
 
@@ -16,6 +16,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 app.add_typer(remote.model_app, name="model")
 app.add_typer(remote.dataset_app, name="dataset")
 app.add_typer(remote.job_app, name="job")
+app.add_typer(schedules.app, name="schedule")
 app.add_typer(gates.app, name="gate")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(keys.app, name="key")
@@ -63,7 +64,7 @@ def up(
     host: Annotated[str | None, typer.Option()] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65_535)] = None,
 ) -> None:
-    """Run the whole service here: API and workers, SQLite and a local Ray."""
+    """Run the whole service here: API, scheduler and workers, SQLite and a local Ray."""
     for name, value in (("ASSAY_HOME", home), ("ASSAY_HOST", host), ("ASSAY_PORT", port)):
         if value is not None:
             os.environ[name] = str(value)
@@ -87,6 +88,12 @@ def api() -> None:
 def worker() -> None:
     """Run the dispatcher and its workers alone."""
     become("workers.dispatcher")
+
+
+@app.command("scheduler")
+def scheduler() -> None:
+    """Run the scheduler alone. Several may run: each tick is fired once."""
+    become("workers.scheduler")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`assay up`: migrates, makes a first key, then supervises the API and the dispatcher and ends everything it started."""
+"""`assay up`: migrates, makes a first key, then supervises the API, the dispatcher and the scheduler and ends everything it started."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ def run() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     uvicorn = ["uvicorn", "api.app:app", "--host", settings.host, "--port", str(settings.port), "--no-access-log", "--log-level", "warning"]
-    children = {"api": _start(*uvicorn), "dispatcher": _start("workers.dispatcher")}
+    children = {
+        "api": _start(*uvicorn),
+        "dispatcher": _start("workers.dispatcher"),
+        "scheduler": _start("workers.scheduler"),
+    }
     try:
         return _supervise(children, signals, f"http://{settings.host}:{settings.port}")
     finally:
