@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -119,7 +119,7 @@ class DeliveryLease:
     id: str
     webhook_id: str
     url: str
-    secret: str
+    secret: str = field(repr=False)
     body: str
     epoch: int
     attempts: int

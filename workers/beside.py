@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,8 @@ from workers.outbox import Outbox
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger()
-_POLL_SECONDS, _AFTER_ERROR_SECONDS, _GRACE_SECONDS = 1.0, 5.0, 5.0
+_POLL_SECONDS, _LONGEST_POLL_SECONDS, _AFTER_ERROR_SECONDS, _GRACE_SECONDS = 1.0, 30.0, 5.0, 5.0
+_SHARE = 5  # where looking takes long, most of the time is left to others
 
 
 @contextmanager
@@ -34,10 +36,11 @@ def _loop(db: Database, settings: WorkerSettings, stop: threading.Event) -> None
     outbox = Outbox(db, settings.worker_name, private=settings.webhook_private)
     pause = 0.0
     while not stop.wait(pause):
+        started = time.monotonic()
         try:
             gates.step(db)
             outbox.step()
-            pause = _POLL_SECONDS
+            pause = min(max(_POLL_SECONDS, _SHARE * (time.monotonic() - started)), _LONGEST_POLL_SECONDS)
         except Exception:
             # The database may come back; a thread that ends would leave every gate without an outcome.
             log.exception("step failed", action="step_failed")

@@ -48,7 +48,7 @@ class Outbox:
 
     def __init__(self, db: Database, name: str, *, private: bool = False, wait: Callable[[int], float] = wait_before, threads: int = 8):
         self.db, self.name, self.private, self.wait = db, name, private, wait
-        self._threads = threads
+        self._threads, self._closed = threads, False
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="outbox")
         self._sending: set[Future[None]] = set()
 
@@ -59,26 +59,35 @@ class Outbox:
             lease = webhooks.lease_delivery(self.db, self.name, _LEASE_SECONDS)
             if lease is None:
                 break
-            self._sending.add(self._pool.submit(self._deliver, lease))
+            self._sending.add(self._pool.submit(self._drain, lease))
         return len(self._sending)
 
     def close(self) -> None:
         """Stop; what is under way ends by itself within seconds."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _drain(self, lease: DeliveryLease) -> None:
+        """Send an event and then whatever is due, without waiting for the next step."""
+        try:
+            following: DeliveryLease | None = lease
+            while following is not None:
+                self._deliver(following)
+                following = None if self._closed else webhooks.lease_delivery(self.db, self.name, _LEASE_SECONDS)
+        except Exception:
+            log.exception("delivery failed", action="delivery_error")  # the lease ends by itself
 
     def _deliver(self, lease: DeliveryLease) -> None:
         try:
             error = send(lease, private=self.private)
             if error:
                 state = webhooks.retry_delivery(self.db, lease, error, self.wait(lease.attempts))
-                log.info("not delivered", action="delivery_failed", event=lease.id, attempt=lease.attempts, state=state, reason=error)
+                log.info("not delivered", action="delivery_failed", delivery=lease.id, attempt=lease.attempts, state=state, reason=error)
             else:
                 webhooks.finish_delivery(self.db, lease)
-                log.info("delivered", action="delivered", event=lease.id, attempt=lease.attempts)
+                log.info("delivered", action="delivered", delivery=lease.id, attempt=lease.attempts)
         except LostLease:
-            log.info("delivery was taken over", action="delivery_lost", event=lease.id)
-        except Exception:
-            log.exception("delivery failed", action="delivery_error", event=lease.id)  # the lease ends by itself
+            log.info("delivery was taken over", action="delivery_lost", delivery=lease.id)
 
 
 def send(lease: DeliveryLease, *, private: bool) -> str:

@@ -95,6 +95,18 @@ def test_a_pinned_baseline_stays_red_until_another_job_is_pinned(wide: Shop) -> 
     assert [one.judgement for one in nights.judged(gate)] == [OPEN, FAIL, FAIL, PASS]
 
 
+def test_unpinned_the_first_run_that_the_gate_judged_is_the_baseline(wide: Shop) -> None:
+    nights = Nightly.open(wide)
+    then, now = changed(8, 0, kept=20, never=4)
+    nights.night(0, then)
+    gate = nights.gate(PINNED)  # nobody asked about the night before
+    first = nights.night(1, now)
+    nights.night(2, now)
+    found = nights.judged(gate)
+    assert [one.judgement for one in found] == [OPEN, PASS]
+    assert found[1].checks[0].numbers["baseline"] == first.id
+
+
 def test_a_slow_decline_is_seen_by_a_pinned_baseline_only(wide: Shop) -> None:
     nights = Nightly.open(wide)
     pinned, previous = nights.gate(PINNED), nights.gate(NO_DROP)

@@ -226,6 +226,16 @@ def test_a_receiver_that_hangs_does_not_hold_up_another(shop: Shop) -> None:
         assert time.monotonic() - started < 2.5
 
 
+def test_a_burst_of_events_is_sent_without_waiting_for_the_next_step(shop: Shop) -> None:
+    with receiver() as there, sending(shop) as sender:
+        hook(shop, there.url)
+        for number in range(30):
+            happens(shop, f"out_{number}")
+        sender.step()
+        received = there.wait(30)
+    assert len({one.headers["assay-event-id"] for one in received}) == 30
+
+
 def test_waits_grow_and_differ() -> None:
     for attempt, middle in ((1, 5.0), (2, 20.0), (4, 320.0), (9, 6 * 3600.0)):
         waits = {wait_before(attempt) for _ in range(50)}
