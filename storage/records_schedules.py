@@ -107,3 +107,13 @@ class ScheduleRun:
     job_id: str | None
     reused: bool
     created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleCounts:
+    """Of all tenants, for metrics. `late_seconds`: how long the oldest undecided tick has been due; grows while no scheduler works."""
+
+    active: int
+    paused: int
+    late_seconds: float
+    runs: dict[RunState, int]

@@ -12,8 +12,8 @@ from storage import cursors
 from storage.database import Database, insert_once
 from storage.ids import new_id
 from storage.records import Page
-from storage.records_schedules import RunState, ScheduleRun
-from storage.scoped import one, owned
+from storage.records_schedules import RunState, ScheduleCounts, ScheduleRun
+from storage.scoped import everyones, one, owned
 from storage.tables import schedule_runs, schedules
 
 
@@ -31,6 +31,18 @@ def list_runs(db: Database, tenant_id: str, schedule_id: str, *, limit: int, cur
     last = rows[limit - 1] if len(rows) > limit else None
     following = cursors.encode(last["scheduled_for"].isoformat(), last["id"]) if last else None
     return Page(items=tuple(map(run_of, rows[:limit])), next_cursor=following)
+
+
+def count_schedules(db: Database) -> ScheduleCounts:
+    """How many schedules and runs of all tenants there are, for metrics."""
+    runs, s = schedule_runs.c, schedules.c
+    with db.read() as connection:
+        states = {row[0]: row[1] for row in connection.execute(everyones(sa.select(runs.state, sa.func.count()).group_by(runs.state)))}
+        paused = {row[0]: row[1] for row in connection.execute(everyones(sa.select(s.paused, sa.func.count()).group_by(s.paused)))}
+        oldest = connection.execute(everyones(sa.select(sa.func.min(s.next_at)))).scalar()
+        late = 0.0 if oldest is None else max(0.0, (db.now(connection) - oldest).total_seconds())
+    counts = {state: states.get(state, 0) for state in RunState}
+    return ScheduleCounts(active=paused.get(False, 0), paused=paused.get(True, 0), late_seconds=late, runs=counts)
 
 
 def run_of(row: Any) -> ScheduleRun:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
@@ -9,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from api.security import Db
 from storage.errors import Busy
 from storage.jobs import count_by_state
+from storage.schedule_runs import count_schedules
 
 router = APIRouter(tags=["health"])
 
@@ -31,9 +35,16 @@ def readyz(db: Db) -> Response:
 
 @router.get("/metrics")
 def metrics(db: Db) -> Response:
-    """Jobs by state, for Prometheus."""
-    registry = CollectorRegistry()
-    gauge = Gauge("assay_jobs", "Jobs by state", ["state"], registry=registry)
-    for state, count in count_by_state(db).items():
-        gauge.labels(state).set(count)
+    """Jobs, schedules and their runs by state, for Prometheus; `assay_schedule_late_seconds` grows while no scheduler works."""
+    registry, found = CollectorRegistry(), count_schedules(db)
+    by_state: dict[tuple[str, str], Mapping[Any, int]] = {
+        ("assay_jobs", "Jobs by state"): count_by_state(db),
+        ("assay_schedules", "Schedules by state"): {"active": found.active, "paused": found.paused},
+        ("assay_schedule_runs", "Ticks of schedules by what became of them"): found.runs,
+    }
+    for (name, about), counts in by_state.items():
+        gauge = Gauge(name, about, ["state"], registry=registry)
+        for state, count in counts.items():
+            gauge.labels(state).set(count)
+    Gauge("assay_schedule_late_seconds", "How long the oldest undecided tick has been due", registry=registry).set(found.late_seconds)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

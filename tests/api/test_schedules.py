@@ -147,6 +147,13 @@ def test_run_now_answers_with_what_became_of_it(api: Api, made: dict[str, Any]) 
     assert rest.json()["items"] == [first.json()]
 
 
+def test_metrics_tell_of_schedules(api: Api, made: dict[str, Any]) -> None:
+    api.client.post(f"/v1/schedules/{made['id']}/run")
+    told = api.client.get("/metrics").text
+    for line in ('assay_schedules{state="active"} 1.0', 'assay_schedule_runs{state="submitted"} 1.0', "assay_schedule_late_seconds 0.0"):
+        assert line in told
+
+
 def test_another_tenant_finds_nothing(api: Api, made: dict[str, Any]) -> None:
     headers, path = {"Authorization": f"Bearer {api.key('stranger')}"}, f"/v1/schedules/{made['id']}"
     for method, where in (

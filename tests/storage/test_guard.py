@@ -110,6 +110,7 @@ def test_a_guarded_database_refuses_before_it_asks(db: Database) -> None:
 # Who may ask about the rows of every tenant, and why. In a process that answers requests nothing else can.
 EVERYONES = {
     "jobs.count_by_state": "metrics: numbers without names",
+    "schedule_runs.count_schedules": "metrics: numbers without names",
     "keys.authenticate": "whose key it is, is the question",
     "tenants.list_tenants": "the command line of the server",
     "tenants._named": "the command line of the server",

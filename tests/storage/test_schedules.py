@@ -13,7 +13,7 @@ from storage import catalog, schedules, tenants
 from storage.errors import Conflict, NotFound, Stale
 from storage.guard import guard
 from storage.records_schedules import CatchUp, Overlap, Ref, RunState
-from storage.schedule_runs import list_runs
+from storage.schedule_runs import count_schedules, list_runs
 from tests.support.nights import Nights, schedule, template
 from tests.support.shop import BOUNDS, Shop
 
@@ -190,3 +190,18 @@ def test_another_tenant_sees_and_changes_nothing(shop: Shop) -> None:
     assert schedules.list_schedules(db, stranger, limit=5).items == ()
     assert nights.now().revision == 1
     assert len(nights.history()) == 1
+
+
+def test_metrics_count_what_all_tenants_have(shop: Shop) -> None:
+    assert count_schedules(shop.db).late_seconds == 0.0
+    nights = Nights.of(shop)
+    nights.fire(0)
+    nights.fire(1)
+    schedule(Shop.open(shop.db, "stranger"), paused=True)
+    with shop.db.begin() as connection:
+        connection.execute(schedules.schedules.update().where(schedules.schedules.c.id == nights.id).values(next_at=nights.at(-2)))
+    guard(shop.db)
+    found = count_schedules(shop.db)
+    assert (found.active, found.paused) == (1, 1)
+    assert found.runs == {**dict.fromkeys(RunState, 0), RunState.SUBMITTED: 1, RunState.SKIPPED: 1}
+    assert 3600 <= found.late_seconds <= 7200
