@@ -57,9 +57,12 @@ def test_the_api_image_has_no_torch() -> None:
     assert "torch==" not in text
 
 
-@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.name)
-def test_commands_are_real_entry_points(path: Path) -> None:
-    command = yaml.safe_load(dict(instructions(path))["CMD"])
+COMMANDS = {path.name: yaml.safe_load(dict(instructions(path))["CMD"]) for path in DOCKERFILES}
+COMMANDS |= {name: service["command"] for name, service in compose()["services"].items() if "command" in service}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_commands_are_real_entry_points(command: list[str]) -> None:
     if command[0] == "uvicorn":
         module, name = command[1].split(":")
         assert (module, name) == ("api.app", "app")
@@ -73,9 +76,9 @@ def test_commands_are_real_entry_points(path: Path) -> None:
 
 def test_services_fit_together() -> None:
     services = compose()["services"]
-    assert set(services) == {"postgres", "api", "worker"}
+    assert set(services) == {"postgres", "api", "scheduler", "worker"}
     assert all("latest" not in service.get("image", "") for service in services.values())
-    for name in ("api", "worker"):
+    for name in ("api", "scheduler", "worker"):
         service = services[name]
         assert service["environment"]["ASSAY_DATABASE_URL"].startswith("postgresql+psycopg://")
         assert service["environment"]["ASSAY_ARTIFACTS"].startswith("/data")
