@@ -23,6 +23,7 @@ from scipy.optimize import linprog, nnls
 from certify import Examples, Model, certify
 from certify.attacks.search import minimal_distance
 from certify.bounds.engine import METHODS, LirpaEngine, MarginBound
+from certify.bounds.scout import Probe, Scout
 from certify.certificate import Certificate
 from certify.norms import Norm
 from certify.spec import parse_spec
@@ -55,13 +56,18 @@ def certificates(model: Model, x: Array, *, clip: bool = False, iterations: int 
 
 
 def overstate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every bound claim a radius 2 % beyond the one that it was computed for."""
-    honest = LirpaEngine.margin
+    """Make every bound claim a radius 2 % beyond the one that it was computed for, and the search propose such radii."""
+    honest, proposed = LirpaEngine.margin, Scout.probe
 
     def margin(self: LirpaEngine, x: torch.Tensor, label: int, radius: float, method: str) -> MarginBound:
         return honest(self, x, label, radius / 1.02, method)
 
+    def probe(self: Scout, x: torch.Tensor, label: int, radius: float, method: str) -> Probe:
+        found = proposed(self, x, label, radius / 1.02, method)
+        return Probe(found.margin, found.reach * 1.02)
+
     monkeypatch.setattr(LirpaEngine, "margin", margin)
+    monkeypatch.setattr(Scout, "probe", probe)
 
 
 # -- linear models -------------------------------------------------------------------------------------------------------------
