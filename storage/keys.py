@@ -43,9 +43,11 @@ def create_key(
     suffices: the secret has 256 random bits, so there is nothing to guess.
 
     Raises:
-        InputError: a scope does not exist, or the end lies in the past or too far off.
+        InputError: the name is empty or too long, a scope does not exist, or the end lies in the past or too far off.
         Forbidden: it would grant more than its maker has.
     """
+    if not 0 < len(name) <= 200:
+        raise InputError.at("name", f"has {len(name)} characters", "use 1 to 200")
     secret = secrets.token_hex(32)
     with db.begin() as connection:
         now = db.now(connection)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import sqlalchemy as sa
 
+from certify.errors import InputError
 from storage import audit
 from storage.database import Database, insert_once
 from storage.errors import NotFound
@@ -14,9 +16,18 @@ from storage.records import Tenant
 from storage.scoped import everyones, owned
 from storage.tables import tenants
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}")
+
 
 def ensure_tenant(db: Database, name: str) -> Tenant:
-    """The tenant of this name, made when there is none."""
+    """The tenant of this name, made when there is none.
+
+    Raises:
+        InputError: it cannot be a name.
+    """
+    if not _NAME.fullmatch(name):
+        mend = "use at most 200 letters, digits, spaces, dots, dashes and underscores, a letter or digit first"
+        raise InputError.at("tenant", f"{name[:50]!r} cannot be a name", mend)
     with db.begin() as connection:
         tenant_id, now = new_id("ten"), db.now(connection)
         if insert_once(connection, tenants, {"id": tenant_id, "name": name, "created_at": now}):
