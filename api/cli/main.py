@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import gates, keys, remote, schedules, webhooks
+from api.cli import gates, keys, remote, schedules, tenants, webhooks
 from api.cli.console import sentences
 from api.cli.process import PASS_ON, become
 
@@ -20,6 +20,7 @@ app.add_typer(schedules.app, name="schedule")
 app.add_typer(gates.app, name="gate")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(keys.app, name="key")
+app.add_typer(tenants.app, name="tenant")
 app.command("report")(remote.report)
 
 
