@@ -259,7 +259,7 @@ gates = sa.Table(
     sa.Column("rule", sa.Text, nullable=False),
     sa.Column("schedule_id", sa.String(40), sa.ForeignKey("schedules.id", ondelete="CASCADE"), index=True),
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), index=True),
-    sa.Column("pinned_job_id", sa.String(40), sa.ForeignKey("jobs.id")),  # what the baseline `pinned` stands for; null: the first run judged
+    sa.Column("pinned_job_id", sa.String(40), sa.ForeignKey("jobs.id")),  # the baseline `pinned`; null: the first run judged
     _created(),
 )
 
