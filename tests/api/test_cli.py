@@ -14,11 +14,14 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+import sqlalchemy as sa
 from click.testing import Result
 from typer.testing import CliRunner
 
 from api.cli.main import app
 from api.sdk.client import Client
+from storage.database import Database
+from storage.tables import schedules
 from tests.support.files import write_job
 
 
@@ -75,6 +78,23 @@ def test_from_files_to_a_report(up: Up, tmp_path: Path) -> None:
     assert up.assay("job", "watch", job, "--require", "1.0@5").returncode == 1
     listed = json.loads(up.assay("job", "list", "--json").stdout)
     assert [j["id"] for j in listed] == [job]
+
+
+def test_the_scheduler_runs_with_the_service(up: Up, tmp_path: Path) -> None:
+    paths = write_job(tmp_path)
+    assert up.assay("model", "add", paths["model"], "--name", "net", "--range", "0,1").returncode == 0
+    assert up.assay("dataset", "add", paths["data"], "--name", "points").returncode == 0
+    asked = ("--model", "net@latest", "--dataset", "points", "--spec", paths["spec"])
+    assert up.assay("schedule", "add", "--name", "nightly", "--cron", "0 2 * * *", *asked).returncode == 0
+    db = Database(f"sqlite:///{up.environment['ASSAY_HOME']}/assay.db")
+    with db.begin() as connection:  # as if it were two o'clock
+        connection.execute(sa.update(schedules).values(next_at=db.now(connection)))
+    db.close()
+    deadline = time.monotonic() + 30
+    while not (told := json.loads(up.assay("schedule", "history", "nightly", "--json").stdout)):
+        assert time.monotonic() < deadline
+    assert [run["state"] for run in told] in (["submitted"], ["reused"])  # another test may have asked the same
+    assert told[0]["job"] in [job["id"] for job in json.loads(up.assay("job", "list", "--json").stdout)]
 
 
 def test_errors_are_one_sentence(up: Up, tmp_path: Path) -> None:
