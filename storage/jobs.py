@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -9,19 +10,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from certify.errors import InputError, Problem
-from certify.facts import DatasetFacts, check
+from certify.facts import check
 from certify.report import Report
 from certify.run import Plan, commitment, public_key, service_key
 from certify.spec import Spec, parse_spec
-from storage import audit, webhooks
+from storage import audit, events, webhooks
 from storage.catalog import dataset_in, dump_problems, get_dataset, get_model, load_problems, model_in, range_text
 from storage.database import Database, held
 from storage.errors import NotReady
 from storage.ids import new_id
+from storage.progress import progress
 from storage.quotas import DEFAULT, check_jobs
-from storage.records import Actor, ArtifactState, Dataset, Job, JobState, Model, Page, Progress, Quota, ShardPlan, ShardState
+from storage.records import Actor, ArtifactState, Dataset, Job, JobState, Model, Page, Quota, ShardPlan, ShardState
 from storage.scoped import everyones, hold_tenant, newest, one, owned
-from storage.tables import datasets, jobs, shards
+from storage.tables import jobs, shards
 
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 _DEAD = (JobState.FAILED, JobState.CANCELLED)
@@ -105,6 +107,7 @@ def cancel_job(connection: sa.Connection, now: datetime, tenant_id: str, job_id:
         _end(connection, row, JobState.CANCELLED, now)
     else:
         _update(connection, tenant_id, job_id, state=JobState.CANCELLING, condition="stopping")
+        events.record(connection, tenant_id, job_id, "cancelling", now, state=JobState.CANCELLING, condition="stopping")
         waiting = owned(shards, tenant_id) & (shards.c.job_id == job_id) & (shards.c.state == ShardState.QUEUED)
         connection.execute(sa.update(shards).where(waiting).values(state=ShardState.CANCELLED))
     audit.record(connection, tenant_id, by, "job.cancelled", job_id, now)
@@ -154,6 +157,7 @@ def plan_job(db: Database, job_id: str, plan: Plan, parts: Sequence[ShardPlan]) 
                 for part in parts
             ],
         )
+        events.record(connection, tenant_id, job_id, "running", now, state=JobState.RUNNING, shards=len(parts))
         return True
 
 
@@ -171,7 +175,10 @@ def fail_job(db: Database, job_id: str, problems: Sequence[Problem]) -> None:
 def set_condition(db: Database, job_id: str, text: str) -> None:
     """Say what a job waits for; empty when it waits for nothing."""
     with db.begin() as connection:
-        connection.execute(sa.update(jobs).where((jobs.c.id == job_id) & (jobs.c.condition != text)).values(condition=text))
+        row = connection.execute(held(sa.select(jobs).where((jobs.c.id == job_id) & (jobs.c.condition != text)))).mappings().first()
+        if row is not None:
+            _update(connection, row["tenant_id"], job_id, condition=text)
+            events.record(connection, row["tenant_id"], job_id, "condition", db.now(connection), state=row["state"], condition=text)
 
 
 def waiting_jobs(db: Database) -> tuple[str, ...]:
@@ -249,6 +256,7 @@ def _submit(
         values |= {"noise_key": known[0]["noise_key"], "noise_commitment": known[0]["noise_commitment"]}
     values |= {"name": name, "created_at": now}
     connection.execute(sa.insert(jobs).values(values))
+    events.record(connection, tenant_id, values["id"], "queued", now, state=JobState.QUEUED)
     audit.record(connection, tenant_id, by, "job.submitted", values["id"], now, {"model": model.id, "dataset": dataset.id})
     return _job(connection, one(connection, jobs, tenant_id, values["id"]), now), True
 
@@ -280,6 +288,9 @@ def _update(connection: sa.Connection, tenant_id: str, job_id: str, **values: An
 def _end(connection: sa.Connection, row: Any, state: JobState, now: datetime, **values: Any) -> None:
     """The last change of a job; whoever listens is told of it in the same transaction."""
     _update(connection, row["tenant_id"], row["id"], state=state, finished_at=now, condition="", **values)
+    events.record(
+        connection, row["tenant_id"], row["id"], "ended", now, state=state, error=json.loads(values.get("error") or row["error"] or "[]")
+    )
     told = {"job": row["id"], "name": row["name"], "state": state, "model": row["model_id"], "dataset": row["dataset_id"]}
     webhooks.announce(connection, row["tenant_id"], "job.ended", row["id"], told, now)
 
@@ -296,42 +307,6 @@ def _job(connection: sa.Connection, row: Any, now: datetime) -> Job:
             "plan": Plan.model_validate_json(row["plan"]) if row["plan"] else None,
             "report": Report.model_validate_json(row["report"]) if row["report"] else None,
             "error": load_problems(row["error"]),
-            "progress": _progress(connection, row, now),
+            "progress": progress(connection, row, now),
         }
     )
-
-
-def _progress(connection: sa.Connection, row: Any, now: datetime) -> Progress:
-    size, done = shards.c.last - shards.c.first, shards.c.state == ShardState.DONE
-    answered = sa.case((done, size), (shards.c.state == ShardState.LEASED, shards.c.examples_done), else_=0)
-    query = sa.select(
-        sa.func.sum(size),
-        sa.func.sum(answered),
-        sa.func.count(),
-        sa.func.sum(sa.case((done, 1), else_=0)),
-        sa.func.sum(shards.c.samples_done),
-    )
-    total, finished, count, ended, samples = connection.execute(
-        query.where(owned(shards, row["tenant_id"]) & (shards.c.job_id == row["id"]))
-    ).one()
-    if not count:
-        total = _expected(connection, row)
-    elapsed = ((row["finished_at"] or now) - row["started_at"]).total_seconds() if row["started_at"] else 0.0
-    rate = int(finished or 0) / elapsed if finished and elapsed > 0 else None
-    left = int(total or 0) - int(finished or 0)
-    return Progress(
-        certificates_total=int(total or 0),
-        certificates_done=int(finished or 0),
-        shards_total=count,
-        shards_done=int(ended or 0),
-        samples_done=int(samples or 0),
-        rate=rate,
-        eta_seconds=left / rate if rate and row["finished_at"] is None else None,
-    )
-
-
-def _expected(connection: sa.Connection, row: Any) -> int:
-    """How many certificates a job will have that is not planned yet."""
-    facts = one(connection, datasets, row["tenant_id"], row["dataset_id"])["facts"]
-    spec = parse_spec(row["spec"])
-    return len(spec.examples.indices(DatasetFacts.model_validate_json(facts).count)) * len(spec.certifiers)

@@ -14,6 +14,7 @@ from certify.facts import DatasetFacts
 from certify.findings import AttackResult
 from certify.run import Plan
 from certify.spec import parse_spec
+from storage import events
 from storage.catalog import dump_problems, read_range
 from storage.database import Database, held, locked
 from storage.errors import LostLease
@@ -41,7 +42,7 @@ def lease_shard(db: Database, worker: str, ttl: float) -> ShardLease | None:
                     mend="choose a cheaper method or a smaller model, or give the worker more memory",
                 )
                 connection.execute(mine.values(state=ShardState.FAILED, last_error=dump_problems([why])))
-                _after(connection, row["job_id"], why)
+                _after(db, connection, row["job_id"], why)
                 continue
             values = {
                 "state": ShardState.LEASED,
@@ -82,7 +83,7 @@ def finish_shard(db: Database, lease: ShardLease, findings: Sequence[Certificate
         _check_complete(connection, lease, findings)
         _mine(connection, lease, state=ShardState.DONE, lease_until=None)
         insert(connection, lease.tenant_id, lease.job_id, findings)
-        _after(connection, lease.job_id)
+        _after(db, connection, lease.job_id)
 
 
 def fail_shard(db: Database, lease: ShardLease, problems: Sequence[Problem], *, retry: bool) -> None:
@@ -98,7 +99,7 @@ def fail_shard(db: Database, lease: ShardLease, problems: Sequence[Problem], *, 
             _mine(connection, lease, state=ShardState.QUEUED, lease_until=None, not_before=later, last_error=error)
         else:
             _mine(connection, lease, state=ShardState.FAILED, lease_until=None, last_error=error)
-        _after(connection, lease.job_id, *problems)
+        _after(db, connection, lease.job_id, *problems)
 
 
 def cancel_shard(db: Database, lease: ShardLease) -> None:
@@ -111,7 +112,7 @@ def release_shard(db: Database, lease: ShardLease) -> None:
     """Give a shard back unanswered, as on a graceful stop; the attempt does not count."""
     with db.begin() as connection:
         _mine(connection, lease, state=ShardState.QUEUED, lease_until=None, attempts=lease.attempts - 1)
-        _after(connection, lease.job_id)
+        _after(db, connection, lease.job_id)
 
 
 def _free(connection: sa.Connection, db: Database) -> dict[str, Any] | None:
@@ -145,7 +146,7 @@ def _check_complete(connection: sa.Connection, lease: ShardLease, findings: Sequ
         raise ValueError(f"shard {lease.id} needs results of kind {kind}")
 
 
-def _after(connection: sa.Connection, job_id: str, *problems: Problem) -> None:
+def _after(db: Database, connection: sa.Connection, job_id: str, *problems: Problem) -> None:
     """What a change of a shard means for its job: errors are kept, and the last shard hands the job on to the report."""
     job = connection.execute(held(sa.select(jobs).where(jobs.c.id == job_id))).mappings().one()
     in_job = shards.c.job_id == job_id
@@ -160,7 +161,8 @@ def _after(connection: sa.Connection, job_id: str, *problems: Problem) -> None:
     ).first()
     if left is None:
         open_job = (jobs.c.id == job_id) & (jobs.c.state == JobState.RUNNING)
-        connection.execute(sa.update(jobs).where(open_job).values(state=JobState.FINALIZING, condition=""))
+        if connection.execute(sa.update(jobs).where(open_job).values(state=JobState.FINALIZING, condition="")).rowcount:
+            events.record(connection, job["tenant_id"], job_id, "finalizing", db.now(connection), state=JobState.FINALIZING)
 
 
 def _lease(row: dict[str, Any], job: Any) -> ShardLease:

@@ -10,7 +10,7 @@ import typer
 
 from api.cli import gates, keys, remote, schedules, tenants, webhooks
 from api.cli.console import sentences
-from api.cli.process import PASS_ON, become
+from api.cli.process import GRACE, PASS_ON, become
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True, help="Certified robustness as a service.")
 app.add_typer(remote.model_app, name="model")
@@ -82,7 +82,7 @@ def api() -> None:
 
     with sentences():
         settings = Settings.load()
-    become("uvicorn", "api.app:app", "--host", settings.host, "--port", str(settings.port), "--no-access-log")
+    become("uvicorn", "api.app:app", "--host", settings.host, "--port", str(settings.port), "--no-access-log", *GRACE)
 
 
 @app.command("worker")

@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+# Who watches a job holds a connection for as long as it runs; a service that stops does not wait for that.
+GRACE = ("--timeout-graceful-shutdown", "5")
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 

@@ -12,6 +12,7 @@ from types import FrameType
 import httpx
 
 from api.cli.console import err, out
+from api.cli.process import GRACE
 from certify.exit_codes import Exit
 from storage.database import Database
 from storage.keys import create_key, list_keys
@@ -33,9 +34,9 @@ def run() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    uvicorn = ["uvicorn", "api.app:app", "--host", settings.host, "--port", str(settings.port), "--no-access-log", "--log-level", "warning"]
+    serving = ["--host", settings.host, "--port", str(settings.port), "--no-access-log", "--log-level", "warning", *GRACE]
     children = {
-        "api": _start(*uvicorn),
+        "api": _start("uvicorn", "api.app:app", *serving),
         "dispatcher": _start("workers.dispatcher"),
         "scheduler": _start("workers.scheduler"),
     }

@@ -11,23 +11,17 @@ from typing import Any, Self
 
 import httpx
 
-from certify.errors import AssayError, Problem
+from api.sdk.connection import Connection, ServiceError
+from certify.errors import Problem
 
+__all__ = ["ENDED", "Client", "ServiceError"]
 ENDED = ("succeeded", "failed", "cancelled")
 PART_BYTES = 16 * 2**20
 _RETRIES = 30
+# So many streams of events that break before the first one, and they are given up.
+_SILENT = 3
 # A lost connection, a part that another client sent meanwhile, a service that starts or is busy.
 _PASSING = (0, 409, 429, 502, 503, 504)
-
-
-class ServiceError(AssayError):
-    """The service refused a request or cannot be reached."""
-
-    code = "service-error"
-
-    def __init__(self, *problems: Problem, status: int = 0) -> None:
-        super().__init__(*problems)
-        self.status = status
 
 
 class Client:
@@ -42,14 +36,14 @@ class Client:
     """
 
     def __init__(self, url: str, key: str) -> None:
-        self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=60.0)
+        self._connection = Connection(url, key)
+        self.url, self._send = self._connection.url, self._connection.send
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._http.close()
+        self._connection.http.close()
 
     def upload_blob(self, path: Path) -> str:
         """Send a file unless the service has it; returns its SHA-256. After a lost connection it goes on where it was."""
@@ -155,8 +149,23 @@ class Client:
         return list(self._items(f"/v1/predictions/{job['id']}"))
 
     def watch(self, job_id: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Follow a job to its end; a lost connection is waited out."""
-        return self._wait(f"/v1/jobs/{job_id}", lambda job: job["state"] in ENDED, tell)
+        """Follow a job to its end, and tell of it whenever something has happened; a lost connection is waited out."""
+        path = f"/v1/jobs/{job_id}"
+        job = self._wait(path, lambda found: True, tell)
+        last, silent = "", 0
+        while job["state"] not in ENDED and silent < _SILENT:
+            silent += 1
+            try:
+                for event in self._connection.events(f"{path}/events", last):
+                    last, silent = event.id or last, 0
+                    job |= {"progress": event.data} if event.name == "progress" else {"condition": "", **event.data}
+                    tell(job)
+            except ServiceError as error:
+                if error.status:
+                    break
+                job = self._wait(path, lambda found: True, tell)
+        # The whole job; and where events do not come through, asking again and again does.
+        return self._wait(path, lambda found: found["state"] in ENDED, tell)
 
     def results(self, job_id: str) -> Iterator[str]:
         """All certificates and attack results of a job as JSON lines; `kind` tells them apart."""
@@ -190,6 +199,11 @@ class Client:
         found: dict[str, Any] = self._send("PUT", path, json=body).json()
         return found
 
+    def patch(self, path: str, body: Mapping[str, Any], *, revision: int) -> dict[str, Any]:
+        """Change what was read at this revision; refused when somebody has changed it since."""
+        found: dict[str, Any] = self._send("PATCH", path, json=body, headers={"If-Match": f'"{revision}"'}).json()
+        return found
+
     def delete(self, path: str) -> None:
         self._send("DELETE", path)
 
@@ -218,24 +232,6 @@ class Client:
                 return found
             time.sleep(0.4)
 
-    def _send(self, method: str, path: str, *, missing_ok: bool = False, **request: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **request)
-        except httpx.TransportError as error:
-            raise ServiceError.at("url", f"no service answers at {self.url} ({error})", "start one with: assay up") from None
-        if response.is_success or (missing_ok and response.status_code == 404):
-            return response
-        raise _refusal(response)
-
 
 def _decided(runs: dict[str, Any]) -> bool:
     return all(run["state"] != "waiting" for run in runs["items"])
-
-
-def _refusal(response: httpx.Response) -> ServiceError:
-    try:
-        body = response.json()
-        problems = [Problem(field=e["field"], detail=e["detail"], mend=e["mend"]) for e in body["errors"]]
-        return ServiceError(*(problems or [Problem(field="", detail=body["detail"])]), status=response.status_code)
-    except (ValueError, KeyError, TypeError):
-        return ServiceError(Problem(field="", detail=f"the service answered {response.status_code}"), status=response.status_code)

@@ -128,7 +128,9 @@ def test_the_client_goes_on_after_lost_connections(tmp_path: Path, monkeypatch: 
     file.write_bytes(CONTENT * 3)
     with Server(tmp_path) as server, Client(server.url, server.key) as client:
         network = Unreliable()
-        client._http = httpx.Client(transport=network, base_url=server.url, headers=client._http.headers, timeout=30.0)
+        client._connection.http = httpx.Client(
+            transport=network, base_url=server.url, headers=client._connection.http.headers, timeout=30.0
+        )
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         with server.client() as http:
             first = {"Content-Range": f"bytes 0-{2 * MIB - 1}/{len(CONTENT) * 3}"}

@@ -13,6 +13,7 @@ from typing import Self
 
 import httpx
 
+from api.cli.process import GRACE
 from storage.database import Database
 from storage.keys import create_key
 from storage.tenants import ensure_tenant
@@ -35,7 +36,18 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "uvicorn", "api.app:app", "--port", str(self.port), "--no-access-log", "--log-level", "warning"]
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "api.app:app",
+            "--port",
+            str(self.port),
+            "--no-access-log",
+            "--log-level",
+            "warning",
+            *GRACE,
+        ]
         self.process = subprocess.Popen(
             command, env=self.environment, stdout=self.log.open("a"), stderr=subprocess.STDOUT, start_new_session=True
         )
