@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -14,6 +14,34 @@ from certify.gate_rules import Rule
 from certify.gates import Check, Judgement, together
 from storage import records_gates as records
 from storage.webhooks import EVENTS
+
+_GATE, _JOB, _SCHEDULE, _RUN, _HOOK = (f"{prefix}_01m7yzga3vjs4sc5nysqyjjth0" for prefix in ("gat", "job", "sch", "run", "whk"))
+_RULE = {"kind": "no-drop", "radius": 0.25, "baseline": "previous", "level_per_night": 0.01}
+_SENTENCE = (
+    "certifier 0 (smoothing, l2) fell significantly against job_01m7yzga1q4te48w96fhfppnxf at radius 0.25: 20 lost, 5 gained of 500"
+    " examples (305 certified then, 290 now); one-sided exact McNemar p = 0.002, level 0.01 (0.01 a night, at most 3.65 false alarms"
+    " expected in 365 nights)"
+)
+_CHECK = {"rule": 0, "kind": "no-drop", "certifier": 0, "judgement": "fail", "sentence": _SENTENCE, "numbers": {"lost": 20, "gained": 5}}
+_WHEN = "2026-11-21T02:04:11Z"
+_GATE_EXAMPLE: dict[str, Any] = {
+    "id": _GATE, "name": "release", "rules": [_RULE], "schedule": _SCHEDULE, "job": None, "pinned_job": None, "created_at": _WHEN,
+}  # fmt: skip
+_OUTCOME_EXAMPLE: dict[str, Any] = {
+    "id": "out_01m7yzga1q4te48w96fhfppnxf", "gate": _GATE, "gate_name": "release", "schedule": _SCHEDULE, "run": _RUN, "job": _JOB,
+    "judgement": "fail", "sentence": _SENTENCE, "checks": [_CHECK], "created_at": _WHEN,
+}  # fmt: skip
+_HOOK_EXAMPLE: dict[str, Any] = {
+    "id": _HOOK, "url": "https://ci.example.org/hooks/assay", "events": ["gate.failed"], "active": True, "created_at": _WHEN,
+}  # fmt: skip
+_DELIVERY_EXAMPLE: dict[str, Any] = {
+    "id": "evt_01m7yzga1q4te48w96fhfppnxf", "event": "gate.failed", "state": "pending", "attempts": 2, "not_before": "2026-11-21T02:04:31Z",
+    "last_error": "the receiver answered 503", "created_at": _WHEN, "delivered_at": None,
+}  # fmt: skip
+
+
+def _example(value: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [value]})
 
 
 class _Unread:
@@ -31,6 +59,8 @@ class _Unread:
 class NewGate(In):
     """Rules for every run of a schedule that ends from now on, or for one job: exactly one of `schedule` and `job`."""
 
+    model_config = _example({"name": "release", "schedule": _SCHEDULE, "rules": [_RULE]})
+
     name: Name
     rules: Annotated[list[dict[str, Any]], _Unread, Field(min_length=1, max_length=16, description="see docs/gates.md")]
     schedule: str | None = None
@@ -38,10 +68,14 @@ class NewGate(In):
 
 
 class Pin(In):
+    model_config = _example({"job": _JOB})
+
     job: str = Field(description="what the baseline `pinned` of the gate stands for from now on")
 
 
 class GateOut(Out):
+    model_config = _example(_GATE_EXAMPLE)
+
     id: str
     name: str
     rules: list[Rule]
@@ -58,6 +92,8 @@ class GateOut(Out):
 
 class OutcomeOut(Out):
     """What became of one run or job at one gate, in a sentence; `checks` has each rule for each certifier."""
+
+    model_config = _example(_OUTCOME_EXAMPLE)
 
     id: str
     gate: str
@@ -82,6 +118,8 @@ class JobGatesOut(Out):
     It is null while a gate has still to judge, and where there is no gate.
     """
 
+    model_config = _example({"judgement": "fail", "outcomes": [_OUTCOME_EXAMPLE], "waiting": []})
+
     judgement: Judgement | None
     outcomes: list[OutcomeOut]
     waiting: list[GateOut]
@@ -100,6 +138,8 @@ def newest_of_each(found: records.JobGates) -> list[records.Outcome]:
 
 
 class NewWebhook(In):
+    model_config = _example({"url": _HOOK_EXAMPLE["url"], "events": ["gate.failed", "gate.inconclusive"]})
+
     url: Annotated[str, Field(max_length=2000, examples=["https://ci.example.org/hooks/assay"])]
     events: Annotated[list[str], Field(min_length=1, max_length=len(EVENTS))] = Field(
         default=["gate.failed"], description=f"some of {', '.join(EVENTS)}"
@@ -107,10 +147,14 @@ class NewWebhook(In):
 
 
 class WebhookChange(In):
+    model_config = _example({"active": False})
+
     active: bool = Field(description="false: nothing is sent, and what happens meanwhile is not kept")
 
 
 class WebhookOut(Out):
+    model_config = _example(_HOOK_EXAMPLE)
+
     id: str
     url: str
     events: list[str]
@@ -119,11 +163,15 @@ class WebhookOut(Out):
 
 
 class WebhookMade(WebhookOut):
+    model_config = _example({**_HOOK_EXAMPLE, "secret": "whsec_" + 64 * "0"})
+
     secret: str = Field(description="what signs every delivery; shown only now")
 
 
 class DeliveryOut(Out):
     """One event for one webhook. `id` is the event's own, the same in every attempt."""
+
+    model_config = _example(_DELIVERY_EXAMPLE)
 
     id: str
     event: str

@@ -8,8 +8,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import sqlalchemy as sa
+from pydantic import BaseModel
 
+from api import schemas_gates
 from api.junit import junit
+from certify.gate_rules import parse_rules
 from certify.gates import Judgement
 from storage.keys import create_key
 from storage.records_gates import Outcome
@@ -209,3 +212,11 @@ def test_a_wrong_webhook_is_refused(api: Api, body: dict[str, Any], field: str, 
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == field
     assert text in answer.json()["detail"]
+
+
+def test_the_examples_in_the_description_are_real() -> None:
+    for name, kind in vars(schemas_gates).items():
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__ == schemas_gates.__name__:
+            (example,) = kind.model_json_schema()["examples"]
+            assert kind.model_validate(example), name
+    assert parse_rules(schemas_gates.NewGate.model_json_schema()["examples"][0]["rules"])
