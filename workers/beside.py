@@ -1,4 +1,4 @@
-"""What runs in a thread beside the dispatcher: gates are judged and events are sent without holding up a lease."""
+"""What runs in a thread beside the dispatcher: gates are judged, events sent and leftovers removed without holding up a lease."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from storage.database import Database
 from workers import gates
 from workers.outbox import Outbox
 from workers.settings import WorkerSettings
+from workers.tidy import Tidy
 
 log = structlog.get_logger()
 _POLL_SECONDS, _LONGEST_POLL_SECONDS, _AFTER_ERROR_SECONDS, _GRACE_SECONDS = 1.0, 30.0, 5.0, 5.0
@@ -21,7 +22,7 @@ _SHARE = 5  # where looking takes long, most of the time is left to others
 
 @contextmanager
 def beside(db: Database, settings: WorkerSettings) -> Iterator[None]:
-    """Judge and send until the block ends. Every dispatcher does; the tables keep them apart."""
+    """Judge, send and tidy until the block ends. Every dispatcher does; the tables keep them apart."""
     stop = threading.Event()
     thread = threading.Thread(target=_loop, args=(db, settings, stop), name="gates and outbox", daemon=True)
     thread.start()
@@ -34,12 +35,14 @@ def beside(db: Database, settings: WorkerSettings) -> Iterator[None]:
 
 def _loop(db: Database, settings: WorkerSettings, stop: threading.Event) -> None:
     outbox = Outbox(db, settings.worker_name, private=settings.webhook_private)
+    tidy = Tidy(db, settings.artifacts)
     pause = 0.0
     while not stop.wait(pause):
         started = time.monotonic()
         try:
             gates.step(db)
             outbox.step()
+            tidy.step()
             pause = min(max(_POLL_SECONDS, _SHARE * (time.monotonic() - started)), _LONGEST_POLL_SECONDS)
         except Exception:
             # The database may come back; a thread that ends would leave every gate without an outcome.
