@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from certify.bounds.running_rules import EXTRA, LOST, UNIT, UP, Around, Unknown, checked, constant, gamma, leaf, rule
+from certify.bounds.running_rules import leaf, rule
+from certify.bounds.running_terms import EXTRA, FARTHEST, LOST, UNIT, UP, Around, Unknown, checked, constant, gamma
 
 _T = TypeVar("_T")
 
@@ -115,7 +116,7 @@ class RunningError:
         """Intervals up to a node. Margins are a product of `C` with them, or of `C` with the node's matrix and then with its input."""
         found = original(*given, **extra)
         if extra.get("C") is not None:
-            error = self._guarded(self._product_error, extra["node"], extra["C"])
+            error = self._guarded(self._product_error, extra["node"] if "node" in extra else given[0], extra["C"])
             self._enclosed = _largest(self._enclosed, math.inf if error is None else error)
         return found
 
@@ -125,7 +126,7 @@ class RunningError:
         rows: Tensor,  # (1, margins, classes)
     ) -> Tensor:
         mass = self._mass(node)
-        return gamma(rule(node).roundings(node) + mass.numel() + EXTRA) * _along(rows[0], mass)
+        return gamma(rule(node).roundings(node) + mass.numel() + EXTRA) * _along(rows[0], mass) + LOST
 
     def _slack(self, node: Any, ends: tuple[tuple[Tensor, Tensor], ...]) -> Tensor | None:
         """How far the ends of an interval that the node makes can be off; null for not at all."""
@@ -158,7 +159,7 @@ class RunningError:
     ) -> None:
         """The last step of a walk, where coefficients meet the ball."""
         side = int(sign > 0)
-        charge = self._guarded(lambda: constant(checked(size), self._sums))
+        charge = self._guarded(lambda: constant(checked(size, FARTHEST), self._sums))
         if charge is not None:
             self._sides[side] = self._sides[side] + (rows[0] @ charge.reshape(-1)) * UP
 

@@ -1,106 +1,22 @@
 """What floating point can do to linear bounds and to intervals at one node of the engine's graph: a rule for each class of node.
 
-Two things are known of a node. `mass` bounds, for each of its values and every input of the ball, the sum of the magnitudes of the terms
-that are added up for it, hence the value itself. A *charge* is a vector d: when coefficients A of a linear bound pass the node on their way
-back, the bound is off by at most |A| d because of it, whatever A is.
-
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, 3.1 and 3.5; the charges are derived in docs/rounding.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.bounds.rounding_error import LIBRARY
+from certify.bounds.running_curves import curve_charge, curve_mass
+from certify.bounds.running_terms import EXTRA, UNIT, Around, Rule, Unknown, gamma
 
-UNIT = 2.0**-53
-# Products below 2^-1022, and factors taken for zero: of at most 2^100 of them, times at most `_LARGEST`, each costs as much at most.
-_LARGEST = 2.0**500
-LOST = 2.0**-400
-# The numbers here are sums of up to 2^24 magnitudes in float64; they are made larger by more than their own rounding.
-UP = 1 + 1e-8
-# Roundings besides those of a sum: the ends of an interval, the parts of a formula, and up to 8 in the making of a weight.
-EXTRA = 24
 # Of the line above a ReLU, in units of the larger end: its slope and its height are rounded.
 _LINE = 16
-
-
-class Unknown(Exception):
-    """There is no rule; the message says for what."""
-
-
-def checked(size: Tensor) -> Tensor:  # size: (*any)
-    """The same. What is below this can overflow nowhere, and what is lost because it is too small adds up to less than `LOST`.
-
-    Raises:
-        Unknown: something is too large, or NaN.
-    """
-    if not float(size.max()) <= _LARGEST:
-        raise Unknown("numbers beyond the range that is accounted for")
-    return size
-
-
-def gamma(terms: float) -> float:
-    """The relative error of a sum with so many roundings on the way of each term."""
-    share = terms * UNIT
-    if share >= 0.5:
-        raise Unknown("a sum of too many terms")
-    return share / (1 - share) * UP
-
-
-class Around(NamedTuple):
-    """What a rule can ask besides the node.
-
-    Args:
-        reach: the largest magnitudes of each value of an input, (1, *shape) for data, (*shape) for a constant.
-        interval: a real interval of the first input, (1, *shape) each end; null where the engine has none.
-        before: the charge of the node before, for those that bend, where it leads here alone.
-        sums: how many terms a bound is made of.
-    """
-
-    reach: Callable[[int], Tensor]
-    interval: Callable[[], tuple[Tensor, Tensor] | None]
-    before: Callable[[], Tensor | None]
-    sums: int
-
-    def constant(
-        self,
-        size: Tensor,  # (*shape of the node)
-    ) -> Tensor:
-        """The charge for a constant: it is multiplied with A and summed up, and the sum is added to the bound."""
-        return constant(size, self.sums)
-
-
-def constant(
-    size: Tensor,  # (*any)
-    sums: int,
-) -> Tensor:
-    return gamma(size.numel() + sums + EXTRA) * size
-
-
-class Rule(NamedTuple):
-    """How a class of nodes computes.
-
-    Args:
-        mass: (1, *shape), from the node and what is around it.
-        roundings: on the way of a term of an interval that passes it; 0 where nothing is rounded.
-        charge: for linear bounds on their way back, from the mass too; of lower (side 0) or upper ones (1), asked after the node has
-            made its step; (1, *shape), or with one for each row in front; null where nothing is computed.
-        again: the charge is not the same for every walk back.
-        bends: coefficients are multiplied one for one, so that the charge can take in that of the node before.
-    """
-
-    mass: Callable[[Any, Around], Tensor]
-    roundings: Callable[[Any], int]
-    charge: Callable[[Any, Around, Tensor, int], Tensor | None] | None = None
-    again: bool = False
-    bends: bool = False
 
 
 def rule(node: Any) -> Rule:
@@ -262,13 +178,6 @@ def _slope(node: Any) -> float:
     return slope
 
 
-def _known(around: Around) -> tuple[Tensor, Tensor]:
-    ends = around.interval()
-    if ends is None:
-        raise Unknown("what is relaxed without an interval")
-    return ends
-
-
 def _bent_charge(
     node: Any,
     around: Around,
@@ -279,7 +188,7 @@ def _bent_charge(
 
     No slope is above 1, and none of a ReLU above 0 where all is below zero.
     """
-    slope, (low, high) = _slope(node), _known(around)
+    slope, (low, high) = _slope(node), around.known_interval()
     # How far below and above zero; the engine keeps the upper end away from the lower one.
     down = low.clamp(max=0).neg()
     up = torch.maximum(high.clamp(min=0), 1e-8 - down)
@@ -310,63 +219,6 @@ def _pool_charge(
     return gamma(EXTRA) * mass + around.constant(mass)
 
 
-class _Curve(NamedTuple):
-    """An increasing function, convex below zero and concave above, with f(-x) = whole - f(x) and f' = steepest / cosh(x / stretch)^2."""
-
-    function: Callable[[Tensor], Tensor]
-    steepest: float
-    stretch: float
-    whole: float
-
-    def excess(self, slope: Tensor, height: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """At least the largest f(x) - (slope x + height) on [low, high], and never below zero.
-
-        Measured, not derived: at the ends, where the function is convex; and from a tangent where it is concave, which lies above it.
-        """
-        start, end = low.clamp(min=0), high.clamp(min=0)
-        share = (slope / self.steepest).clamp(1e-300, 1.0)
-        # Where the tangent has the slope of the line; any other place would do as well.
-        place = torch.minimum(torch.maximum(self.stretch * torch.acosh(share.rsqrt()), start), end)
-        steep = self.steepest / torch.cosh(place / self.stretch) ** 2
-        rise = steep - slope
-        above = self._apart(slope, height, place) + torch.maximum(rise * (start - place), rise * (end - place))
-        worst = torch.maximum(self._apart(slope, height, low), torch.where(high > 0, above, self._apart(slope, height, high)))
-        size = 1 + height.abs() + slope.abs() * torch.maximum(low.abs(), high.abs()) + (steep + slope.abs()) * (end - start)
-        return worst.clamp(min=0) + 4 * LIBRARY * UNIT * size
-
-    def _apart(self, slope: Tensor, height: Tensor, x: Tensor) -> Tensor:
-        return self.function(x) - (slope * x + height)
-
-
-_CURVES = {"BoundTanh": _Curve(torch.tanh, 1.0, 1.0, 0.0), "BoundSigmoid": _Curve(torch.sigmoid, 0.25, 2.0, 1.0)}
-
-
-def _curve_mass(node: Any, around: Around) -> Tensor:
-    return torch.ones_like(around.reach(0))
-
-
-def _curve_charge(
-    node: Any,
-    around: Around,
-    mass: Tensor,  # (1, *shape)
-    side: int,
-) -> Tensor:
-    """The lines that the node has just used: how far they are violated, and what multiplying with them costs."""
-    low, high = _known(around)
-    curve = _CURVES[type(node).__name__]
-    lines = [line.detach() for line in (node.lw, node.lb, node.uw, node.ub)]
-    if lines[0].dim() == low.dim() + 2:
-        lines = [line[side] for line in lines]  # one line for each row, and others for upper bounds
-    if lines[0].shape[-low.dim() :] != low.shape:
-        raise Unknown(f"lines of shape {tuple(lines[0].shape)}")
-    slope_below, below, slope_above, above = lines
-    excess = curve.excess(slope_above, above, low, high)
-    lack = curve.excess(slope_below, curve.whole - below, -high, -low)
-    slope = torch.maximum(slope_below.abs(), slope_above.abs())
-    height = gamma(low.numel() + around.sums + EXTRA) * torch.maximum(below.abs(), above.abs())
-    return torch.maximum(excess, lack) + gamma(EXTRA) * slope * around.reach(0) + height
-
-
 # Movements.
 
 
@@ -388,8 +240,8 @@ _RULES: dict[str, Rule] = {
     "BoundGlobalAveragePool": Rule(_mean_mass, lambda node: math.prod(node.inputs[0].output_shape[-2:]) + EXTRA, _factor_charge),
     "BoundRelu": Rule(_bent_mass, _exact, _bent_charge, bends=True),
     "BoundLeakyRelu": Rule(_bent_mass, _few, _bent_charge, bends=True),
-    "BoundTanh": Rule(_curve_mass, _few, _curve_charge, again=True),
-    "BoundSigmoid": Rule(_curve_mass, _few, _curve_charge, again=True),
+    "BoundTanh": Rule(curve_mass, _few, curve_charge, again=True),
+    "BoundSigmoid": Rule(curve_mass, _few, curve_charge, again=True),
     "BoundMaxPool": Rule(_pool_mass, _exact, _pool_charge),
     "BoundReshape": Rule(_reshaped, _exact),
     "BoundFlatten": Rule(_reshaped, _exact),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def test_a_margin_that_covers_all_rounding_is_labelled_and_holds_in_float32(meth
     for certificate in certify(MODEL, Examples(tuple(range(8)), X, labels), spec, run_for(spec, MODEL, 8)):
         evidence = certificate.evidence
         assert certificate.statement == "float32-runtime"
-        assert evidence.margin_lower > evidence.tau_proved + evidence.float32_error
+        assert evidence.margin_lower > evidence.tau + evidence.float32_error
         noise = torch.rand((4000, 6), generator=torch.Generator().manual_seed(1)) * 2 - 1
         inputs = (X[certificate.example].double() + certificate.radius * noise.double().sign()).float()
         inside = ((inputs.double() - X[certificate.example].double()).abs() <= certificate.radius).all(1)
@@ -57,5 +58,6 @@ def test_a_report_names_the_weakest_statement_and_counts_the_stronger() -> None:
 
 def test_an_unknown_error_covers_nothing() -> None:
     assert not MarginBound(1.0, 1e-10, "crown").holds_in_float32
-    assert not MarginBound(1.0, 1e-10, "crown", tau_proved=0.4, float32_error=0.7).holds_in_float32
-    assert MarginBound(1.0, 1e-10, "crown", tau_proved=0.4, float32_error=0.5).holds_in_float32
+    assert not MarginBound(1.0, math.inf, "crown", float32_error=0.5).proved
+    assert not MarginBound(1.0, 0.4, "crown", float32_error=0.7).holds_in_float32
+    assert MarginBound(1.0, 0.4, "crown", float32_error=0.5).holds_in_float32
