@@ -17,6 +17,7 @@ from storage.database import Database, insert_once
 from storage.errors import DamagedArtifact, NotFound
 from storage.quotas import check_bytes
 from storage.records import Quota
+from storage.scoped import owned
 from storage.tables import blobs
 
 _PARTS = "parts"
@@ -158,7 +159,7 @@ def blob_size(db: Database, tenant_id: str, sha256: str) -> int | None:
     """The size of a blob that this tenant uploaded; null when it has not, even if another tenant has."""
     with db.read() as connection:
         size: int | None = connection.execute(
-            sa.select(blobs.c.size).where((blobs.c.tenant_id == tenant_id) & (blobs.c.sha256 == sha256))
+            sa.select(blobs.c.size).where(owned(blobs, tenant_id) & (blobs.c.sha256 == sha256))
         ).scalar_one_or_none()
         return size
 

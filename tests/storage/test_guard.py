@@ -130,3 +130,15 @@ def users_of_everyones() -> Iterator[str]:
 
 def test_only_who_is_on_the_list_asks_about_every_tenant() -> None:
     assert set(users_of_everyones()) - {"guard._check", "guard.guard"} == set(EVERYONES)
+
+
+def hand_made_conditions() -> Iterator[str]:
+    """Comparisons of a tenant column with a value; one column with another is how tables are joined."""
+    for path in (ROOT / "storage").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare) and ".c.tenant_id" in (text := ast.unparse(node)) and text.count(".tenant_id") == 1:
+                yield f"{path.name}: {text}"
+
+
+def test_the_condition_on_the_tenant_is_made_in_one_place() -> None:
+    assert list(hand_made_conditions()) == []
