@@ -176,6 +176,7 @@ def _set_aside(db: Database, tenant_id: str, schedule_id: str, now: datetime | N
             if row is None:
                 return []
             _move_on(connection, row, paused=True, next_at=None, revision=row["revision"] + 1, updated_at=moment)
+            audit.record(connection, tenant_id, audit.SERVER, "schedule.paused", schedule_id, moment, {"why": why})
             run = _note(connection, new_run(row, row["next_at"], moment, RunState.FAILED, why))
             return [] if run is None else [run]
     except AWAY:

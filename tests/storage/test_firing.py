@@ -15,6 +15,7 @@ from storage.guard import guard
 from storage.quotas import Quota
 from storage.records import JobState
 from storage.records_schedules import CatchUp, Overlap, Ref, RunState, ScheduleRun
+from storage.tables import audit_log
 from storage.tables import schedules as table
 from tests.support.nights import Nights, breaking, count_jobs, schedule, succeed, template
 from tests.support.shop import SECRET, Shop, digest
@@ -262,6 +263,9 @@ def test_a_schedule_that_cannot_be_read_holds_up_no_other(shop: Shop) -> None:
     assert {fired[nights.id].job_id for nights in healthy} != {None}
     assert fired[broken.id].state is RunState.FAILED
     assert "the schedule was paused: ZoneInfoNotFoundError" in fired[broken.id].reason
+    with shop.db.read() as connection:
+        paused = connection.execute(sa.select(audit_log.c.target).where(audit_log.c.action == "schedule.paused")).scalars().all()
+    assert paused == [broken.id]
     assert fired[odd.id].state is RunState.FAILED
     assert "could not be submitted: " in fired[odd.id].reason
     assert [run.schedule_id for run in broken.fire(1) if run.schedule_id in (broken.id, odd.id)] == [odd.id]

@@ -7,15 +7,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from certify.errors import InputError, Problem
-from storage import catalog, schedules, tenants
+from storage import catalog, firing, schedules, tenants
 from storage.errors import Conflict, NotFound, Stale
 from storage.guard import guard
+from storage.keys import create_key
+from storage.records import Actor
 from storage.records_schedules import CatchUp, Overlap, Ref, RunState
 from storage.schedule_runs import count_schedules, list_runs
+from storage.tables import audit_log
 from tests.support.nights import Nights, schedule, template
-from tests.support.shop import BOUNDS, Shop
+from tests.support.shop import BOUNDS, SECRET, Shop
 
 
 def test_a_schedule_is_kept_as_it_was_made(shop: Shop) -> None:
@@ -205,3 +209,19 @@ def test_metrics_count_what_all_tenants_have(shop: Shop) -> None:
     assert (found.active, found.paused) == (1, 1)
     assert found.runs == {**dict.fromkeys(RunState, 0), RunState.SUBMITTED: 1, RunState.SKIPPED: 1}
     assert 3600 <= found.late_seconds <= 7200
+
+
+def test_every_change_is_in_the_audit_log_with_who_made_it(shop: Shop) -> None:
+    someone = Actor(key_id=create_key(shop.db, shop.tenant, "someone")[0].id, request_id="req_1")
+    made = schedule(shop, by=someone)
+    run = firing.run_now(shop.db, shop.tenant, made.id, SECRET, by=someone)
+    for change in ({"overlap": Overlap.QUEUE}, {"paused": True}, {"paused": True}, {"paused": False}):
+        schedules.update_schedule(shop.db, shop.tenant, made.id, by=someone, **change)  # type: ignore[misc]
+    schedules.delete_schedule(shop.db, shop.tenant, made.id, by=someone)
+    with shop.db.read() as connection:
+        noted = connection.execute(sa.select(audit_log).where(audit_log.c.request_id == "req_1").order_by(audit_log.c.id)).mappings().all()
+    assert sorted(row["action"] for row in noted) == sorted(
+        ["schedule.created", "job.submitted", "schedule.fired", "schedule.updated", "schedule.paused", "schedule.resumed", "schedule.deleted"]
+    )
+    assert {row["key_id"] for row in noted} == {someone.key_id}
+    assert {row["target"] for row in noted} == {made.id, run.job_id}
