@@ -155,6 +155,9 @@ def holds_at(claim: Claim, radius: float) -> bool:
 class Certificate(Frozen):
     """One row per (job, certifier, example). `radius` is in raw-input units, rounded down, 0.0 when nothing is certified.
 
+    `example` is the row in its dataset; `example_digest` the SHA-256 of the input itself, little-endian float32 in its order, by which an
+    input is found again in another dataset. It is null in rows that were not made by the verb.
+
     Smoothing balls are open, those of `bounds` and `dssn` closed. `epsilon_verified` is null outside epsilon mode, `alpha` null when
     deterministic, `prediction` null when abstained.
     """
@@ -175,6 +178,7 @@ class Certificate(Frozen):
     evidence: Evidence | None
     provenance: Provenance
     seconds: float
+    example_digest: Sha256 | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

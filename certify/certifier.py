@@ -84,7 +84,8 @@ class Finder(ABC, Generic[S, O]):
         started = self.run.now()
         for position, outcome in enumerate(self.outcomes(examples)):
             seconds = self.run.now() - started if outcome.seconds is None else outcome.seconds
-            yield self.finding(outcome, examples.rows[position], int(examples.y[position]), seconds)
+            found = self.finding(outcome, examples.rows[position], int(examples.y[position]), seconds)
+            yield found.model_copy(update={"example_digest": examples.digest(position)})
             started = self.run.now()
 
     @abstractmethod

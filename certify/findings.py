@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
 
-from certify.certificate import BoundsEvidence, Certificate, Provenance
+from certify.certificate import BoundsEvidence, Certificate, Provenance, Sha256
 from certify.norms import Norm
 from certify.spec import Frozen
 
@@ -42,6 +42,7 @@ class AttackResult(Frozen):
     reason: str
     provenance: Provenance
     seconds: float
+    example_digest: Sha256 | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

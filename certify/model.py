@@ -71,6 +71,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def digest(self, position: int) -> str:
+        """SHA-256 of one input, little-endian float32 in its order."""
+        return hashlib.sha256(self.x[position].cpu().contiguous().numpy().astype("<f4", copy=False).tobytes()).hexdigest()
+
     def part(self, first: int, last: int) -> Examples:
         """Positions first <= i < last."""
         return Examples(self.rows[first:last], self.x[first:last], self.y[first:last])

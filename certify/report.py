@@ -71,6 +71,13 @@ class CertifierReport(Frozen):
         # Between two steps of a curve the value of the right one holds.
         return [(text, next(point for point in self.curve if point.radius >= float(text))) for text in texts]
 
+    def at(self, radius: float) -> CurvePoint | None:
+        """Certified accuracy at a radius; null where only other radii were decided."""
+        if self.radii is not None and radius not in self.radii:
+            return None
+        beyond = CurvePoint(radius=radius, certified_accuracy=0.0, low=0.0, high=1.0 - 0.025 ** (1.0 / max(1, self.examples)))
+        return next((point for point in self.curve if point.radius >= radius), beyond)
+
     @property
     def reaches(self) -> bool:
         """Whether there is any radius to draw."""

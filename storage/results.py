@@ -28,6 +28,7 @@ _COLUMNS = (
     "radius",
     "epsilon_verified",
     "alpha",
+    "example_digest",
 )
 _ATTACK_COLUMNS = ("certifier", "example", "method", "norm", "label", "prediction", "correct", "found", "distance_upper", "max_radius")
 

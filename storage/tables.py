@@ -193,7 +193,9 @@ certificates = sa.Table(
     sa.Column("radius", sa.Double, nullable=False),
     sa.Column("epsilon_verified", sa.Boolean),
     sa.Column("alpha", sa.Double),
+    sa.Column("example_digest", sa.String(64)),
     sa.Column("document", sa.Text, nullable=False),
+    sa.Index("ix_certificates_tenant_id_example_digest", "tenant_id", "example_digest"),
 )
 
 attack_results = sa.Table(

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.cli.console import err, out, sentences, show_json, show_table
 from api.cli.facts import show_artifact
 from api.cli.process import PASS_ON, become, run
 from api.sdk.client import Client, ServiceError
+from api.sdk.progress import shown
 from certify.errors import ModelRejected, Problem
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
 from certify.findings import parse_finding
@@ -249,29 +249,9 @@ def _resolve(service: Client, noun: str, text: str) -> str:
 
 
 def _watch(service: Client, job_id: str, gates: list[Requirement]) -> int:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=False) as bar:
-        task = bar.add_task("certificates", total=None, pace="")
-
-        def tell(job: dict[str, Any]) -> None:
-            progress = job["progress"]
-            bar.update(
-                task,
-                total=progress["certificates_total"],
-                completed=progress["certificates_done"],
-                description=job["condition"] or job["state"],
-                pace=_pace(progress),
-            )
-
+    with shown(err) as tell:
         job = service.watch(job_id, tell)
     return _ended(service, job, gates)
-
-
-def _pace(progress: dict[str, Any]) -> str:
-    if progress["rate"] is None:
-        return ""
-    left = "" if progress["eta_seconds"] is None else f", {progress['eta_seconds']:.0f} s left"
-    return f"{progress['rate']:.1f}/s{left}"
 
 
 def _ended(service: Client, job: dict[str, Any], gates: list[Requirement]) -> int:

@@ -2,6 +2,7 @@
 
 from api.sdk.assay import Assay
 from api.sdk.client import Client, ServiceError
+from api.sdk.run import Run
 from api.sdk.webhooks import BadSignature, verify_webhook
 
-__all__ = ["Assay", "BadSignature", "Client", "ServiceError", "verify_webhook"]
+__all__ = ["Assay", "BadSignature", "Client", "Run", "ServiceError", "verify_webhook"]

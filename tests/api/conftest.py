@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,17 @@ class Api:
         drive(self.dispatcher, lambda: self.client.get(f"/v1/jobs/{job_id}").json()["state"] in ("succeeded", "failed", "cancelled"))
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    settings = Settings(home=tmp_path)
+@contextmanager
+def opened(folder: Path) -> Iterator[Api]:
+    """The API in a folder, until the block ends."""
+    settings = Settings(home=folder)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-        found = Api(tmp_path, client, client.app.state.db)  # type: ignore[attr-defined]
+        found = Api(folder, client, client.app.state.db)  # type: ignore[attr-defined]
         yield found
         found.executor.close()
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    with opened(tmp_path) as found:
+        yield found

@@ -188,9 +188,13 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("previous_until", tables.Utc(timezone=True), nullable=True))
     for statement in _append_only("audit_log", op.get_bind().dialect.name):
         op.execute(statement)
+    op.add_column("certificates", sa.Column("example_digest", sa.String(length=64), nullable=True))
+    op.create_index("ix_certificates_tenant_id_example_digest", "certificates", ["tenant_id", "example_digest"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_certificates_tenant_id_example_digest", table_name="certificates")
+    op.drop_column("certificates", "example_digest")
     op.drop_column("api_keys", "previous_until")
     op.drop_column("api_keys", "previous_sha256")
     op.drop_column("tenants", "max_stored_bytes")
