@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ import torch
 from certify import Examples, Model, certify
 from certify.bounds import running_rules, running_terms
 from certify.bounds.engine import LirpaEngine, MarginBound
+from certify.bounds.rounding_error import LIBRARY
 from certify.bounds.running_error import RunningError
 from certify.graph.reader import read_onnx
 from certify.norms import Norm
@@ -241,6 +243,18 @@ def test_a_product_in_another_form_is_not_taken_for_one(change: dict[str, Any]) 
     else:
         with pytest.raises(running_terms.Unknown):
             running_rules._RULES["BoundLinear"].mass(first, around)
+
+
+@pytest.mark.parametrize(("name", "relative"), [("tanh", False), ("sigmoid", False), ("cosh", True)])
+def test_curves_of_the_library_are_as_near_as_is_assumed(name: str, relative: bool) -> None:
+    real = {"sigmoid": lambda x: 1 / (1 + mpmath.exp(-x))}.get(name) or getattr(mpmath, name)
+    rng, units = np.random.default_rng(0), []
+    x = np.concatenate([rng.normal(size=200) * scale for scale in (1e-3, 0.1, 1.0, 5.0, 30.0, 150.0)])
+    for place, value in zip(x, getattr(torch, name)(torch.from_numpy(x)).tolist(), strict=True):
+        with mpmath.workdps(40):
+            truth = real(mpmath.mpf(float(place)))
+            units.append(float(abs(truth - value) / (truth if relative else 1) / running_terms.UNIT))
+    assert max(units) <= LIBRARY / 4
 
 
 def _finite(data: bytes, methods: tuple[str, ...] = ("crown",)) -> None:
