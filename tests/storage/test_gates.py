@@ -148,7 +148,7 @@ def test_an_unchanged_question_passes_and_a_job_may_answer_several_runs(wide: Sh
     gate = nights.gate(NO_DROP, HALF)
     job = nights.night(0, [True] * 16 + [False] * 16)
     nights.run(1, job)
-    nights.run(1, job, manual=True)
+    nights.run(2, job, manual=True)
     found = nights.judged(gate)
     assert [one.judgement for one in found] == [OPEN, PASS, PASS]
     assert len({one.run_id for one in found}) == 3
