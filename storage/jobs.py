@@ -81,6 +81,12 @@ def get_job(db: Database, tenant_id: str, job_id: str) -> Job:
         return _job(connection, one(connection, jobs, tenant_id, job_id), db.now(connection))
 
 
+def has_ended(db: Database, tenant_id: str, job_id: str) -> bool:
+    """Whether all that will ever be found of a job is there. Raises NotFound as `get_job` does."""
+    with db.read() as connection:
+        return JobState(one(connection, jobs, tenant_id, job_id)["state"]).ended
+
+
 def list_jobs(db: Database, tenant_id: str, *, limit: int, cursor: str | None = None, state: JobState | None = None) -> Page[Job]:
     """Newest first."""
     wanted = [] if state is None else [jobs.c.state == state]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from api.caching import keepable
 from api.paging import Cursor, Limit, page
 from api.schemas import DatasetOut, NewDataset, PageOut
 from api.security import By, CanRead, CanWriteDatasets, Db, Store
 from api.sniff import sniff_dataset
 from storage import catalog
 from storage.artifacts import blob_size
+from storage.records import ArtifactState
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -33,9 +35,11 @@ def list_datasets(
 
 
 @router.get("/{dataset_id}")
-def get_dataset(dataset_id: str, db: Db, tenant: CanRead) -> DatasetOut:
+def get_dataset(dataset_id: str, request: Request, db: Db, tenant: CanRead) -> DatasetOut:
     """One dataset with its facts, or the reason why it was rejected."""
-    return DatasetOut.of(catalog.get_dataset(db, tenant, dataset_id))
+    dataset = catalog.get_dataset(db, tenant, dataset_id)
+    keepable(request, dataset.state is not ArtifactState.INSPECTING)
+    return DatasetOut.of(dataset)
 
 
 @router.get("/{dataset_id}/versions")

@@ -10,6 +10,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from api.caching import keepable
+from api.negotiation import choose
 from api.paging import Cursor, Limit, page
 from api.schemas import JobOut, NewJob, PageOut
 from api.security import By, CanRead, CanWriteJobs, Conf, Db
@@ -54,9 +56,11 @@ def list_jobs(
 
 
 @router.get("/{job_id}")
-def get_job(job_id: str, db: Db, tenant: CanRead) -> JobOut:
+def get_job(job_id: str, request: Request, db: Db, tenant: CanRead) -> JobOut:
     """A job with its progress, rate and what it waits for."""
-    return JobOut.of(jobs.get_job(db, tenant, job_id))
+    job = jobs.get_job(db, tenant, job_id)
+    keepable(request, job.state.ended)
+    return JobOut.of(job)
 
 
 @router.post("/{job_id}/cancel", status_code=202)
@@ -77,9 +81,10 @@ def get_results(
     format: Annotated[str | None, Query(pattern="^(json|ndjson)$")] = None,
 ) -> object:
     """Certificates and attack results by certifier, then example: a page of JSON, or all of them as JSON lines."""
-    if format == "ndjson" or (format is None and NDJSON in request.headers.get("accept", "")):
-        jobs.get_job(db, tenant, job_id)  # a wrong id must be an error before the stream starts
+    ended = jobs.has_ended(db, tenant, job_id)  # asked before its rows are read; a wrong id is an error before a stream starts
+    if choose(request, format, {"json": "application/json", "ndjson": NDJSON}) == "ndjson":
         return StreamingResponse(_lines(results.iter_lines(db, tenant, job_id)), media_type=NDJSON)
+    keepable(request, ended)
     return page(results.list_findings(db, tenant, job_id, limit=limit, cursor=cursor), lambda found: found, request, response)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from api.caching import keepable
 from api.paging import Cursor, Limit, page
 from api.schemas import ModelOut, NewModel, PageOut
 from api.security import By, CanRead, CanWriteModels, Db, Store
 from api.sniff import sniff_model
 from storage import catalog
 from storage.artifacts import blob_size
+from storage.records import ArtifactState
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -33,9 +35,11 @@ def list_models(
 
 
 @router.get("/{model_id}")
-def get_model(model_id: str, db: Db, tenant: CanRead) -> ModelOut:
+def get_model(model_id: str, request: Request, db: Db, tenant: CanRead) -> ModelOut:
     """One model with its facts, or the reason why it was rejected."""
-    return ModelOut.of(catalog.get_model(db, tenant, model_id))
+    model = catalog.get_model(db, tenant, model_id)
+    keepable(request, model.state is not ArtifactState.INSPECTING)
+    return ModelOut.of(model)
 
 
 @router.get("/{model_id}/versions")

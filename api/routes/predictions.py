@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from fastapi import APIRouter, Request, Response
 
+from api.caching import keepable
 from api.paging import Cursor, Limit, page
 from api.schemas import AnswerOut, NewPrediction, PredictionOut, PredictionPageOut
 from api.security import By, CanRead, CanWriteJobs, Conf, Db
@@ -48,6 +49,7 @@ def get_prediction(
     job = jobs.get_job(db, tenant, job_id)
     if not is_prediction(job.spec):
         raise NotFound.at("prediction", f"{job.id} is a job that does not only predict", f"see GET /v1/jobs/{job.id}/results")
+    keepable(request, job.state.ended)
     found = page(results.list_certificates(db, tenant, job_id, limit=limit, cursor=cursor), AnswerOut.of, request, response)
     return PredictionPageOut(**vars(PredictionOut.of(job)), items=found.items, next_cursor=found.next_cursor)
 
