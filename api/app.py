@@ -12,7 +12,22 @@ from api.caching import Revalidation
 from api.edge import Edge
 from api.gatekeeper import Gatekeeper, Rates
 from api.idempotency import Idempotency
-from api.routes import account, blobs, datasets, events, gates, health, jobs, keys, models, predictions, reports, schedules, webhooks
+from api.routes import (
+    account,
+    blobs,
+    datasets,
+    events,
+    gates,
+    health,
+    jobs,
+    keys,
+    models,
+    predictions,
+    queries,
+    reports,
+    schedules,
+    webhooks,
+)
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.guard import guard
@@ -45,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={code: {"model": problems.ProblemDetails} for code in ("4XX", "5XX")},
     )
     problems.install(app)
-    for module in (blobs, models, datasets, jobs, events, predictions, reports, schedules, gates, webhooks, keys, account, health):
+    for module in (blobs, models, datasets, jobs, events, predictions, queries, reports, schedules, gates, webhooks, keys, account, health):
         app.include_router(module.router)
 
     app.add_middleware(Revalidation)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse
-from pydantic import BaseModel
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from pydantic import BaseModel, Field
 
+from api import exports
 from api.caching import keepable
 from api.negotiation import choose
 from api.pages.render import render_report
@@ -29,23 +30,29 @@ class ReportOut(BaseModel):
     report: Report
 
 
-@router.get("/{job_id}/report", response_model=ReportOut, responses={200: {"content": {"text/html": {}}}})
+@router.get("/{job_id}/report", response_model=ReportOut, responses={200: {"content": {"text/html": {}, "text/plain": {}}}})
 def get_report(
     job_id: str,
     request: Request,
     db: Db,
     tenant: CanRead,
-    format: Annotated[str | None, Query(pattern="^(json|html)$")] = None,
+    format: Annotated[Literal["json", "html", "mlflow", "latex"] | None, Query()] = None,
+    radius: Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None, Query(max_length=50)] = None,
 ) -> object:
-    """The report, as JSON or, when the client prefers it, as HTML."""
+    """The report: as JSON, as HTML when the client prefers it, as metrics for MLflow, or as rows of a LaTeX table (at each `radius`)."""
     job = jobs.get_job(db, tenant, job_id)
     if job.report is None:
         why = "has ended without a report" if job.state.ended else f"is {job.state}; its report is made when it ends"
         raise Conflict.at("job", f"{job.id} {why}", "see /results for the certificates so far")
     keepable(request)
-    if choose(request, format, {"json": "application/json", "html": "text/html"}) == "html":
+    form = choose(request, format, {"json": "application/json", "html": "text/html"})
+    if form == "html":
         model, dataset = catalog.get_model(db, tenant, job.model_id), catalog.get_dataset(db, tenant, job.dataset_id)
         outcomes = newest_of_each(gates.gates_of_job(db, tenant, job.id))
         return HTMLResponse(render_report(job, job.report, model, dataset, outcomes))
+    if form == "mlflow":
+        return JSONResponse(exports.mlflow(job, job.report, radius or ()))
+    if form == "latex":
+        return PlainTextResponse(exports.latex(job, job.report, radius or ()))
     complete = job.progress.certificates_done == job.progress.certificates_total
     return ReportOut(job=JobOut.of(job), partial=not complete, report=job.report)
