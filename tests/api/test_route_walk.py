@@ -19,6 +19,7 @@ from storage.settings import Settings
 from storage.tables import api_keys
 from tests.api.walk import MAKERS, PUBLIC, SHARED, Operation, Place, operations
 from tests.architecture.sizes import ROOT
+from tests.support import postgres
 
 ALL = operations(app.openapi())
 KEYED = [operation for operation in ALL if operation.path not in PUBLIC]
@@ -29,12 +30,24 @@ def each(found: list[Operation]) -> Any:
     return pytest.mark.parametrize("operation", found, ids=lambda operation: operation.name)
 
 
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('walk')}/assay.db"
+        return
+    try:
+        with postgres.server() as running, running.database() as found:
+            yield found
+    except postgres.NoPostgres as error:
+        pytest.skip(f"NOT TESTED ON POSTGRESQL: {error}")
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp("walk")
-    settings = Settings(home=folder, failures_per_minute=10_000, rate_per_minute=10_000)
+def place(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    limits = {"failures_per_minute": 10_000, "rate_per_minute": 10_000}
+    settings = Settings(home=tmp_path_factory.mktemp("home"), database_url=url, **limits)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
-        found = Place(folder, client)
+        found = Place(url, client)
         yield found
         found.db.close()
 

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
@@ -145,11 +144,11 @@ def operations(document: Mapping[str, Any]) -> list[Operation]:
 class Place:
     """An API with two tenants who each have one of everything, and no worker."""
 
-    folder: Path
+    url: str
     client: TestClient
 
     def __post_init__(self) -> None:
-        self.db = Database(f"sqlite:///{self.folder}/assay.db")
+        self.db = Database(self.url)
         self.acme, self.other = World(self, Shop.open(self.db, "acme")), World(self, Shop.open(self.db, "other"))
 
     @cached_property
