@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import gates, keys, remote, schedules, tenants, webhooks
+from api.cli import gates, keys, queries, remote, schedules, tenants, webhooks
 from api.cli.console import sentences
 from api.cli.process import GRACE, PASS_ON, become
 
@@ -22,6 +22,8 @@ app.add_typer(webhooks.app, name="webhook")
 app.add_typer(keys.app, name="key")
 app.add_typer(tenants.app, name="tenant")
 app.command("report")(remote.report)
+app.command("certificates")(queries.certificates)
+app.command("compare")(queries.compare)
 
 
 def _version(wanted: bool) -> None:

@@ -118,14 +118,14 @@ def list_datasets(as_json: Json = False) -> None:
 def show_model(model: str, as_json: Json = False) -> None:
     """A model's facts, by id or name."""
     with sentences(), client() as service:
-        _show_artifact(service.get(f"/v1/models/{_resolve(service, 'models', model)}"), as_json)
+        _show_artifact(service.get(f"/v1/models/{resolve(service, 'models', model)}"), as_json)
 
 
 @dataset_app.command("show")
 def show_dataset(dataset: str, as_json: Json = False) -> None:
     """A dataset's facts, by id or name."""
     with sentences(), client() as service:
-        _show_artifact(service.get(f"/v1/datasets/{_resolve(service, 'datasets', dataset)}"), as_json)
+        _show_artifact(service.get(f"/v1/datasets/{resolve(service, 'datasets', dataset)}"), as_json)
 
 
 @job_app.command("submit")
@@ -142,7 +142,7 @@ def submit(
     with sentences(), client() as service:
         gates = [Requirement.parse(text) for text in require or ()]
         wanted = read_spec(spec)
-        job = service.submit(_resolve(service, "models", model), _resolve(service, "datasets", dataset), wanted, name)
+        job = service.submit(resolve(service, "models", model), resolve(service, "datasets", dataset), wanted, name)
         if job["reused"]:
             err.print(f"unchanged since {job['created_at']}: {job['id']} already answers this")
         if watch:
@@ -200,10 +200,18 @@ def results(job_id: str, out_file: Annotated[Path | None, typer.Option("--out", 
 def report(
     job_id: str,
     html: Annotated[Path | None, typer.Option(help="write the page to a file")] = None,
+    shape: Annotated[
+        str, typer.Option("--format", metavar="table|latex|mlflow", help="rows of a LaTeX table, or metrics for MLflow")
+    ] = "table",
+    radius: Annotated[list[float] | None, typer.Option(min=0.0, help="where, for latex and mlflow")] = None,
     as_json: Json = False,
 ) -> None:
-    """The certified-accuracy report of a job: a table, JSON, or one HTML page."""
+    """The certified-accuracy report of a job: a table, JSON, one HTML page, or what other tools read."""
     with sentences(), client() as service:
+        if shape != "table":
+            for line in service.lines(f"/v1/jobs/{job_id}/report", format=shape, radius=radius or None):
+                typer.echo(line)
+            return
         found = service.get(f"/v1/jobs/{job_id}/report")
         if html is not None:
             html.write_text(service.report_html(job_id))
@@ -238,7 +246,7 @@ def _list(noun: str, as_json: bool) -> None:
             )
 
 
-def _resolve(service: Client, noun: str, text: str) -> str:
+def resolve(service: Client, noun: str, text: str) -> str:
     """An id as it is; a name as its newest version."""
     if text.startswith(("mdl_", "dat_")):
         return text

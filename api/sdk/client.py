@@ -171,6 +171,10 @@ class Client:
         """All certificates and attack results of a job as JSON lines; `kind` tells them apart."""
         yield from self._send("GET", f"/v1/jobs/{job_id}/results", params={"format": "ndjson"}).text.splitlines()
 
+    def lines(self, path: str, **params: Any) -> Iterator[str]:
+        """The lines of an answer, as they come; nothing of it is held."""
+        yield from self._connection.lines(path, {k: v for k, v in params.items() if v is not None})
+
     def report_html(self, job_id: str) -> str:
         return self._send("GET", f"/v1/jobs/{job_id}/report", params={"format": "html"}).text
 

@@ -73,6 +73,21 @@ class Connection:
                 reached, wait = True, found
             time.sleep(max(wait, pauses.pop(0)))
 
+    def lines(self, path: str, params: dict[str, Any]) -> Iterator[str]:
+        """The lines of an answer, as they come.
+
+        Raises:
+            ServiceError: refused, or the connection was lost: what came so far is not all.
+        """
+        try:
+            with self.http.stream("GET", path, params=params) as response:
+                if not response.is_success:
+                    response.read()
+                    raise refusal(response)
+                yield from response.iter_lines()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
     def events(self, path: str, last: str = "") -> Iterator[Event]:
         """Server-sent events behind the one with the id `last`, until the stream ends.
 
