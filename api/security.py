@@ -22,17 +22,18 @@ _bearer = HTTPBearer(
 )
 
 
-def database(request: Request) -> Database:
+# These and the ones below are coroutines, though they wait for nothing: a plain function would take a turn in the pool of threads.
+async def database(request: Request) -> Database:
     db: Database = request.app.state.db
     return db
 
 
-def artifacts(request: Request) -> Artifacts:
+async def artifacts(request: Request) -> Artifacts:
     store: Artifacts = request.app.state.artifacts
     return store
 
 
-def settings(request: Request) -> Settings:
+async def settings(request: Request) -> Settings:
     found: Settings = request.app.state.settings
     return found
 
@@ -42,7 +43,7 @@ Store = Annotated[Artifacts, Depends(artifacts)]
 Conf = Annotated[Settings, Depends(settings)]
 
 
-def key(request: Request, _described: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> ApiKey:
+async def key(request: Request, _described: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> ApiKey:
     """The caller's key, as the gatekeeper found it. What it did not see has none, so that no way around it leads anywhere.
 
     Raises:
@@ -54,7 +55,7 @@ def key(request: Request, _described: Annotated[HTTPAuthorizationCredentials | N
     return found
 
 
-def tenant(caller: Annotated[ApiKey, Depends(key)], needed: SecurityScopes) -> str:
+async def tenant(caller: Annotated[ApiKey, Depends(key)], needed: SecurityScopes) -> str:
     """The caller's tenant, for a caller who has one of the scopes that the route states.
 
     Raises:
@@ -66,7 +67,7 @@ def tenant(caller: Annotated[ApiKey, Depends(key)], needed: SecurityScopes) -> s
     return caller.tenant_id
 
 
-def actor(request: Request, caller: Annotated[ApiKey, Depends(key)]) -> Actor:
+async def actor(request: Request, caller: Annotated[ApiKey, Depends(key)]) -> Actor:
     """Who asks, for the audit log."""
     return Actor(key_id=caller.id, request_id=request.state.request_id)
 
@@ -82,6 +83,5 @@ CanWriteJobs = Annotated[str, Security(tenant, scopes=["jobs:write"])]
 CanWriteSchedules = Annotated[str, Security(tenant, scopes=["schedules:write"])]
 CanWriteGates = Annotated[str, Security(tenant, scopes=["gates:write"])]
 IsAdmin = Annotated[str, Security(tenant, scopes=[ADMIN])]
-TenantId = Annotated[str, Security(tenant)]
 
 By = Annotated[Actor, Depends(actor)]
