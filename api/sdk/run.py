@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from api.sdk.client import Client
 from certify.findings import ATTACK
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class Run:
@@ -36,13 +33,13 @@ class Run:
         found: dict[str, Any] = self._client.get(f"/v1/jobs/{self.id}/report")["report"]
         return found
 
-    def arrays(self, certifier: int = 0) -> dict[str, NDArray[Any]]:
+    def arrays(self, certifier: int = 0) -> dict[str, Any]:
         """One certifier's rows as numpy arrays by name: example, label, prediction (-1 for none), correct, verdict, radius, ..."""
         from certify.arrays import columns
 
         return columns([row for row in self.rows if row["certifier"] == certifier])
 
-    def radii(self, certifier: int = 0) -> NDArray[Any]:
+    def radii(self, certifier: int = 0) -> Any:
         """float64 of one entry for each example: the certified radius, 0 where nothing is certified.
 
         Rows decided at given `radii` are decisions: a radius here says which of them holds, and no more.

@@ -73,8 +73,7 @@ def ball(
                 return None
             if extra_constr is not None:
                 raise NotImplementedError("constraints on neurons are not used")
-            if sign < 0 and isinstance(A, Tensor):
-                self.lines = A.detach()
+            self.lines = A.detach() if sign < 0 and isinstance(A, Tensor) else self.lines
             return _extreme(A, sign, self.witness)
 
     def _extreme(A: Any, sign: int, witness: Callable[[Tensor, int, Tensor], None] | None) -> Tensor:
@@ -89,8 +88,7 @@ def ball(
         if norm is Norm.LINF:
             centre, reach = (high + low) / 2, (high - low) / 2
             return _product(rows, centre) + sign * _product(sizes, reach)
-        order = 2.0 if norm.dual is Norm.L2 else math.inf
-        deviation: Tensor = rows.norm(order, -1) * radius.reshape(-1, 1)
+        deviation: Tensor = rows.norm(2.0 if norm.dual is Norm.L2 else math.inf, -1) * radius.reshape(-1, 1)
         return _product(rows, x) + sign * deviation
 
     return Ball()
