@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from certify.attacks.base import Classify, Counterexample, checked, starts, wrong
-from certify.attacks.geometry import direction, inside, project, random_points
+from certify.attacks.geometry import direction, inside, project, random_points, sparsities
 from certify.attacks.losses import Losses
 from certify.norms import Norm
 
@@ -29,6 +29,7 @@ def apgd(
     restarts: int = 5,
     value_range: tuple[float, float] | None = None,
     start: Tensor | None = None,  # (*input)
+    targets: Sequence[int] = (),
 ) -> Counterexample | None:
     """An input within `radius` that is not answered `label`, or null when none was found (which proves nothing).
 
@@ -40,7 +41,7 @@ def apgd(
     Source: Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
     Algorithm 1; for l1 the steps grow sparser when they are halved, after Croce & Hein 2021, "Mind the box".
     """
-    climb = _Climb(classify, x, label, norm, radius, restarts, value_range, generator, start)
+    climb = _Climb(classify, x, label, norm, radius, restarts, value_range, generator, start, targets)
     halvings = set(_checkpoints(steps))
     for step in range(steps):
         if (found := climb.found()) is not None:
@@ -65,15 +66,16 @@ class _Climb:
         value_range: tuple[float, float] | None,
         generator: torch.Generator,
         start: Tensor | None,  # (*input)
+        targets: Sequence[int],
     ) -> None:
         self._classify, self._x, self._label = classify, x, label
         self._norm, self._radius, self._range, self._generator = norm, radius, value_range, generator
         self._centre = x.double().unsqueeze(0).expand(restarts, *x.shape)
-        self._losses = Losses(classify, label, restarts)
+        self._losses = Losses(classify, label, restarts, targets)
         self._delta = self._kept_in(starts(x, self._anywhere(), start))
         self._last = self._delta
         ones = self._delta.new_ones(restarts)
-        self._size, self._kept = 2.0 * radius * ones, ones * max(1, x.numel() // 10)
+        self._size, self._kept = 2.0 * radius * ones, sparsities(self._delta)
         self._gains, self._since = 0 * ones, 0
         self._value, self._gradient, self._wrong = self._look()
         self._best, self._best_value, self._best_gradient = self._delta, self._value, self._gradient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class Attack(Protocol):
     """Looks for an input within `radius` that is not answered `label`; null when none was found, which proves nothing.
 
     With `value_range` only inputs inside it are tried. `steps` gradient steps from each of `restarts` points, which are moved together:
-    the first is x, the last `start` where it is given, the others are random.
+    the first is x, the last `start` where it is given, the others are random. `targets` are answers that seem near, nearest first.
     """
 
     def __call__(
@@ -44,6 +44,7 @@ class Attack(Protocol):
         restarts: int = ...,
         value_range: tuple[float, float] | None = ...,
         start: Tensor | None = ...,  # (*input)
+        targets: Sequence[int] = ...,
     ) -> Counterexample | None: ...
 
 

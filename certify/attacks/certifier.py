@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -162,12 +162,13 @@ class Attacker(Finder[AttackSpec, AttackOutcome]):
             restarts: int = 5,
             value_range: tuple[float, float] | None = None,
             start: Tensor | None = None,  # (*input)
+            targets: Sequence[int] = (),
         ) -> Counterexample | None:
             for first in range(0, restarts, at_once):
                 count = min(at_once, restarts - first)
                 found = attack(
                     classify, x, label, norm=norm, radius=radius, generator=generator, steps=steps, restarts=count,
-                    value_range=value_range, start=start,
+                    value_range=value_range, start=start, targets=targets,
                 )  # fmt: skip
                 if found is not None:
                     return found

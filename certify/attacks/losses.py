@@ -11,25 +11,29 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from certify.attacks.base import Classify
+from certify.attacks.geometry import ORDER
+from certify.norms import Norm
 
 _OPEN = 0.1  # slope given to a ReLU that is off
 
 
 class Losses:
-    """Values and gradients of one loss for each point; the points take turns among three.
+    """Values and gradients of one loss for each point; the points take turns.
 
-    The margin of the best rival over the label; the cross-entropy; and the margin over the spread of the three largest logits, which no
-    scaling of the logits flattens (Croce & Hein 2020). With two classes the last one is constant, and the margin stands in.
+    The second climbs the cross-entropy; the third the margin of the best rival over the spread of the three largest logits, which no
+    scaling of the logits flattens (Croce & Hein 2020); all others the margin of a target each, or of the best rival where there are none.
 
     Args:
         classify: differentiable, float64.
         label: the answer to get away from.
         points: how many there are.
+        targets: other answers, in the order in which they are tried.
     """
 
-    def __init__(self, classify: Classify, label: int, points: int) -> None:
+    def __init__(self, classify: Classify, label: int, points: int, targets: Sequence[int] = ()) -> None:
         self._classify, self._label = classify, label
-        self._turn = torch.arange(points) % 3
+        chosen = [targets[(place - 2 if place > 2 else 0) % len(targets)] if targets else label for place in range(points)]
+        self._targets = torch.tensor(chosen)
 
     def __call__(
         self,
@@ -58,22 +62,40 @@ class Losses:
         self,
         logits: Tensor,  # (points, classes)
     ) -> Tensor:
+        own = logits[:, self._label]
         rivals = logits.clone()
         rivals[:, self._label] = -math.inf
-        margin = rivals.max(dim=1).values - logits[:, self._label]
-        if logits.shape[1] < 3:
-            return torch.where(self._turn.to(logits.device) == 1, _entropy(logits, self._label), margin)
-        largest = logits.topk(3, dim=1).values
-        ratio = margin / (largest[:, 0] - largest[:, 2]).clamp(min=1e-12)
-        choices = torch.stack([margin, _entropy(logits, self._label), ratio])
-        return choices.gather(0, self._turn.to(logits.device).unsqueeze(0))[0]
+        best = rivals.max(dim=1).values - own
+        targets = self._targets.to(logits.device)
+        aimed = logits.gather(1, targets.unsqueeze(1))[:, 0] - own
+        values = list(torch.where(targets == self._label, best, aimed))
+        if len(values) > 1:
+            values[1] = logits[1].logsumexp(dim=0) - own[1]
+        if len(values) > 2 and logits.shape[1] > 2:
+            largest = logits[2].topk(3).values
+            values[2] = best[2] / (largest[0] - largest[2]).clamp(min=1e-12)
+        return torch.stack(values)
 
 
-def _entropy(
-    logits: Tensor,  # (points, classes)
+def nearest_rivals(
+    classify: Classify,
+    x: Tensor,  # (*input)
     label: int,
-) -> Tensor:
-    return logits.logsumexp(dim=1) - logits[:, label]
+    norm: Norm,
+    count: int,
+) -> list[int]:
+    """Other answers by how near they would be if the network were linear, nearest first; at most `count` of the largest logits."""
+    here = x.double().unsqueeze(0)
+    with torch.no_grad():
+        logits = classify(here)[0]
+    order = [int(place) for place in logits.argsort(descending=True) if int(place) != label][:count]
+    points = here.repeat(len(order), *(1,) * x.dim()).requires_grad_(True)
+    found = classify(points)
+    margins = found[:, label] - found.gather(1, torch.tensor(order, device=x.device).unsqueeze(1))[:, 0]
+    (gradient,) = torch.autograd.grad(margins.sum(), points)
+    slopes = torch.linalg.vector_norm(gradient.flatten(1), ORDER[norm.dual], dim=1)
+    distances = (margins.detach() / slopes).nan_to_num(math.inf)
+    return [order[int(place)] for place in distances.argsort(stable=True)]
 
 
 class LeakyBackward(TorchFunctionMode):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from certify.attacks.base import Classify, Counterexample, checked, starts, wrong
-from certify.attacks.geometry import direction, inside, project, random_points
+from certify.attacks.geometry import direction, inside, project, random_points, sparsities
+from certify.attacks.losses import Losses
 from certify.norms import Norm
 
 
@@ -24,8 +25,11 @@ def pgd(
     restarts: int = 5,
     value_range: tuple[float, float] | None = None,
     start: Tensor | None = None,  # (*input)
+    targets: Sequence[int] = (),
 ) -> Counterexample | None:
     """An input within `radius` that is not answered `label`, or null when none was found (which proves nothing).
+
+    Steps of fixed, falling length. The restarts climb different losses (`Losses`).
 
     Args: as in `Attack`.
 
@@ -33,17 +37,13 @@ def pgd(
     """
     centre = x.double().unsqueeze(0).expand(restarts, *x.shape)
     delta = project(starts(x, random_points(tuple(centre.shape), norm, radius, generator, x.device), start), norm, radius)
-    for step in range(steps):
-        delta.requires_grad_(True)
-        logits = classify(inside(centre + delta, value_range))
-        rivals = logits.clone()
-        rivals[:, label] = -math.inf
-        (gradient,) = torch.autograd.grad((rivals.max(dim=1).values - logits[:, label]).sum(), delta)
-        size = 2.5 * radius / steps * (1.0 - step / steps) + radius / 100
-        delta = project(delta.detach() + size * direction(gradient, norm), norm, radius)
+    losses, kept = Losses(classify, label, restarts, targets), sparsities(delta)
+    for step in range(steps + 1):
         tried = inside(centre + delta, value_range)
-        with torch.no_grad():
-            found = wrong(classify(tried), label).nonzero()
-        if len(found):
-            return checked(classify, x, tried[int(found[0])].detach(), label, norm)
+        logits, _, gradient = losses(tried)
+        for place in wrong(logits, label).nonzero().flatten().tolist():
+            if (found := checked(classify, x, tried[place], label, norm)) is not None:
+                return found
+        size = 2.5 * radius / steps * (1.0 - step / steps) + radius / 100
+        delta = project(delta + size * direction(gradient, norm, kept), norm, radius)
     return None

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from certify.attacks.apgd import apgd
 from certify.attacks.base import Attack, Classify, Counterexample, checked, wrong
+from certify.attacks.losses import nearest_rivals
 from certify.norms import Norm
 
-_GRID, _ZOOMS = 16, 3
+_GRID, _ZOOMS = 16, 4
+_TARGETS = 9
 
 
 def _go_on() -> None:
@@ -31,7 +33,7 @@ def minimal_distance(
     restarts: int = 5,
     value_range: tuple[float, float] | None = None,
     rounds: int = 12,
-    tolerance: float = 0.002,
+    tolerance: float = 0.005,
     poll: Callable[[], None] = _go_on,
 ) -> Counterexample | None:
     """The nearest counterexample that a bisection over the attack's radius finds, or null when there is none up to `max_radius`.
@@ -51,12 +53,14 @@ def minimal_distance(
         poll: called before every attack; what it raises ends the search.
     """
     low, best = 0.0, None
+    targets = nearest_rivals(classify, x, label, norm, _TARGETS)
     for _ in range(rounds):
         poll()
         radius, start = (max_radius, None) if best is None else ((low + best.distance_upper) / 2, best.x)
         found = attack(
             classify, x, label, norm=norm, radius=radius, generator=generator, steps=steps, restarts=restarts,
             value_range=value_range, start=start,
+            targets=targets,
         )  # fmt: skip
         if found is not None:
             best = drawn_in(classify, x, found, label, norm)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from certify.attacks.pgd import pgd
+from certify.attacks.apgd import apgd
 from certify.attacks.refutation import Refutation, room, settled
 from certify.model import Model
 from certify.norms import Norm
@@ -38,7 +38,7 @@ def refute(
     if radius <= 0.0:
         return None
     generator = torch.Generator().manual_seed(0)
-    found = pgd(
+    found = apgd(
         model.module(device, torch.float64), x, label, norm=norm, radius=radius, generator=generator, value_range=value_range
     )  # fmt: skip
     if found is None:
