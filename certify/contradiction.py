@@ -5,7 +5,7 @@ Either the proof is wrong or the program is: nothing is averaged away, both rows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,56 +14,69 @@ from torch import Tensor
 
 from certify.attacks.geometry import ORDER, distance_upper
 from certify.attacks.refutation import decoded
-from certify.certificate import BoundsEvidence, Certificate
+from certify.certificate import BoundsEvidence, Certificate, SplittingEvidence
 from certify.errors import Problem
 from certify.findings import AttackResult, counterexample_of
+from certify.model import Examples, Model
 from certify.norms import Norm
 from certify.rounding import show_distance_upper, show_radius
+from certify.run import Plan, Run, public_key
+from certify.sampling.noise.grid import LEVELS, grid_levels
+from certify.spec import Spec
+from certify.verb import certify
 from certify.verdict import Verdict
 
 _DIGITS = 6
 _NAMED = 5
-# Statements about the network itself. Those about a smoothed classifier (S0-...) are not touched by what the network answers.
-ABOUT_THE_NETWORK = frozenset({"real-arithmetic", "float32-runtime"})
-# Kinds whose balls contain their surface; what is not listed is taken as open, so that nothing is flagged for a tie alone.
-CLOSED = frozenset({"bounds"})
+# What float64 may do to a margin in a forward pass, as a share of the largest logit: far more than it does.
+_ROUNDING = 2.0**-40
+# Kinds whose balls contain their surface. What is not listed is taken as open: nothing is flagged for a tie alone.
+CLOSED = frozenset({"bounds", "dssn"})
 
-Pair = tuple[Certificate, Certificate | AttackResult]
+Row = Certificate | AttackResult
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Another answer inside a ball: how far from the example, in the ball's norm and rounded up, and what it is.
+
+    `margin`, negative, is by how much the certified answer leads there, in what `unit` says.
+    """
+
+    distance_upper: float
+    answer: int
+    margin: float
+    unit: str
 
 
 @dataclass(frozen=True)
 class Contradiction:
-    """A certificate, the row whose input contradicts it, that input's distance in the certificate's norm (rounded up), and what it gets.
-
-    `margin` is the logit of the certified answer less the largest other one, in float64.
-    """
+    """A certificate, the row that led to an input of its ball with another answer, and that answer."""
 
     certificate: Certificate
-    other: Certificate | AttackResult
-    distance_upper: float
-    answer: int
-    margin: float
+    other: Row
+    seen: Answer
 
     def problem(self) -> Problem:
         """One sentence that names both rows."""
-        proved, tau = self.certificate, _tau(self.certificate)
+        proved, seen = self.certificate, self.seen
         detail = (
             f"certifier {proved.certifier} ({_name(proved)}, {proved.statement}) certifies example {proved.example} as class"
             f" {proved.prediction} to {proved.norm} radius {show_radius(proved.radius, _DIGITS)}, but {self._other()} is at {proved.norm}"
-            f" distance {show_distance_upper(self.distance_upper, _DIGITS)} or less and is answered {self.answer}: its margin in float64"
-            f" is {self.margin:.6g}, beyond the rounding margin {tau:.3g}"
+            f" distance {show_distance_upper(seen.distance_upper, _DIGITS)} or less and is answered {seen.answer}: {seen.unit} is"
+            f" {seen.margin:.6g}, beyond the rounding margin {_tau(proved):.3g}"
         )
-        mend = "this is a defect of the service: report it with both rows"
-        return Problem(field="results", detail=detail, mend=mend)
+        return Problem(field="results", detail=detail, mend="this is a defect of the service: report it with both rows")
 
     def _other(self) -> str:
         what = "the input found" if isinstance(self.other, AttackResult) else "the input that refutes the claim"
-        return f"{what} by certifier {self.other.certifier} ({_name(self.other)}, {self.other.norm}) for example {self.other.example}"
+        near = ", moved to the 1/255 grid," if isinstance(self.certificate.evidence, SplittingEvidence) else ""
+        return f"{what} by certifier {self.other.certifier} ({_name(self.other)}, {self.other.norm}) for example {self.other.example}{near}"
 
 
-def suspects(findings: Sequence[Certificate | AttackResult]) -> list[Pair]:
-    """Every certificate of the network with every row of the same example that keeps an input with another answer."""
-    shown: dict[int, list[Certificate | AttackResult]] = {}
+def suspects(findings: Sequence[Row]) -> list[tuple[Certificate, Row]]:
+    """Every deterministic certificate with every row of the same example that keeps an input with another answer."""
+    shown: dict[int, list[Row]] = {}
     for finding in findings:
         if counterexample_of(finding) is not None:
             shown.setdefault(finding.example, []).append(finding)
@@ -72,34 +85,28 @@ def suspects(findings: Sequence[Certificate | AttackResult]) -> list[Pair]:
 
 
 def contradictions(
-    pairs: Sequence[Pair],
-    inputs: Callable[[int], Tensor],
-    classify: Callable[[Tensor], Tensor],
-    value_range: tuple[float, float] | None,
+    pairs: Sequence[tuple[Certificate, Row]], inputs: Callable[[int], Tensor], model: Model, spec: Spec, plan: Plan
 ) -> list[Contradiction]:
     """Those of the pairs that cannot both be true.
 
-    The stored input lies in the certificate's ball, decided in exact arithmetic on its own norm, and in the value range where the ball is
-    cut to it; and the network, in float64, answers it otherwise by more than the certificate's rounding margin.
+    The stored input lies in the certificate's ball, which is decided in exact arithmetic and in the certificate's own norm, and in the
+    value range where the ball is cut to it; and the classifier of the certificate's statement, asked again, answers it otherwise. The
+    network is asked in float64, and its margin must be negative by more than the certificate's rounding margin.
 
     Args:
         pairs: from `suspects`.
         inputs: the example of a dataset row, (*input), float32, raw input units.
-        classify: the network in float64: (points, *input) to (points, classes).
-        value_range: the model's.
+        model: the model of the job.
+        spec: of the job.
+        plan: of the job.
     """
     found = []
     for proved, other in pairs:
         text, x = counterexample_of(other), inputs(proved.example)
         assert text is not None
-        tried = decoded(text, tuple(x.shape))
-        if not _in_claim(proved, x, tried, value_range):
-            continue
-        with torch.no_grad():
-            logits = classify(tried.double().unsqueeze(0))[0].cpu()
-        margin, tau = _margin(logits, proved.prediction), _tau(proved)
-        if margin < -tau:
-            found.append(Contradiction(proved, other, distance_upper(tried, x, proved.norm), int(logits.argmax()), margin))
+        seen = _JUDGES[proved.statement](proved, x, decoded(text, tuple(x.shape)), _Court(model, spec, plan))
+        if seen is not None:
+            found.append(Contradiction(proved, other, seen))
     return found
 
 
@@ -107,8 +114,8 @@ def problems(found: Sequence[Contradiction]) -> tuple[Problem, ...]:
     """What to tell about contradictions: the first ones in full, and how many more there are."""
     named = [one.problem() for one in found[:_NAMED]]
     if len(found) > _NAMED:
-        more = Problem(field="results", detail=f"{len(found) - _NAMED} more pairs of rows contradict each other", mend="report this too")
-        named.append(more)
+        more = f"{len(found) - _NAMED} more pairs of rows contradict each other"
+        named.append(Problem(field="results", detail=more, mend="report this too"))
     return tuple(named)
 
 
@@ -133,40 +140,85 @@ def within(
     return distance <= limit if closed else distance < limit
 
 
-def _proves(certificate: Certificate) -> bool:
-    about = certificate.alpha is None and certificate.statement in ABOUT_THE_NETWORK
-    return about and certificate.verdict is Verdict.CERTIFIED and certificate.radius > 0
+@dataclass(frozen=True)
+class _Court:
+    """What it takes to ask a classifier again."""
+
+    model: Model
+    spec: Spec
+    plan: Plan
 
 
-def _in_claim(
+def _by_the_network(
     proved: Certificate,
     x: Tensor,  # (*input), float32
     tried: Tensor,  # (*input), float32
-    value_range: tuple[float, float] | None,
-) -> bool:
-    if getattr(proved.evidence, "clipped", False):
-        if value_range is None:
-            return False
-        if float(tried.min()) < value_range[0] or float(tried.max()) > value_range[1]:
-            return False
-    return within(tried, x, proved.norm, proved.radius, closed=proved.kind in CLOSED)
+    court: _Court,
+) -> Answer | None:
+    clipped, value_range = getattr(proved.evidence, "clipped", False), court.model.value_range
+    if clipped and (value_range is None or float(tried.min()) < value_range[0] or float(tried.max()) > value_range[1]):
+        return None
+    if not within(tried, x, proved.norm, proved.radius, closed=proved.kind in CLOSED):
+        return None
+    with torch.no_grad():
+        logits = court.model.module("cpu", torch.float64)(tried.double().unsqueeze(0))[0]
+    if proved.prediction is None or not bool(logits.isfinite().all()):
+        return None
+    others = logits.clone()
+    others[proved.prediction] = -torch.inf
+    margin = float(logits[proved.prediction] - others.max())
+    if margin >= -_tau(proved) - _ROUNDING * float(logits.abs().max()):
+        return None
+    return Answer(distance_upper(tried, x, proved.norm), int(logits.argmax()), margin, "its margin in float64")
 
 
-def _margin(
-    logits: Tensor,  # (classes,), float64
-    answer: int | None,
-) -> float:
-    if answer is None or not bool(logits.isfinite().all()):
-        return 0.0
-    rivals = logits.clone()
-    rivals[answer] = -torch.inf
-    return float(logits[answer] - rivals.max())
+def _by_the_votes(
+    proved: Certificate,
+    x: Tensor,  # (*input), float32
+    tried: Tensor,  # (*input), float32
+    court: _Court,
+) -> Answer | None:
+    """The statement is about the smoothed classifier and inputs on the grid: that classifier is asked, at the nearest of them."""
+    levels = (tried.double() * LEVELS).round().clamp(0, LEVELS)
+    steps = int((levels - grid_levels(x).double()).abs().sum())
+    # Votes of another kind of device may differ in a tie of two logits.
+    if steps == 0 or Fraction(steps, LEVELS) > Fraction(proved.radius) or proved.provenance.device != "cpu":
+        return None
+    moved = (levels / LEVELS).float()
+    run = Run(
+        plan=court.plan,
+        noise_key=public_key(court.spec),  # the copies follow from the seed
+        provenance=proved.provenance,
+        now=lambda: 0.0,
+        certifiers=(proved.certifier,),
+    )
+    [again] = certify(court.model, Examples((proved.example,), moved.unsqueeze(0), torch.tensor([proved.label])), court.spec, run)
+    if not isinstance(again, Certificate) or not isinstance(again.evidence, SplittingEvidence) or again.prediction is None:
+        return None
+    if again.prediction == proved.prediction or proved.prediction is None:
+        return None
+    votes = again.evidence.counts
+    lead = votes[proved.prediction] - votes[again.prediction]
+    return Answer(distance_upper(moved, x, proved.norm), again.prediction, lead, "its lead in votes")
 
 
-def _name(finding: Certificate | AttackResult) -> str:
+_JUDGES: Mapping[str, Callable[[Certificate, Tensor, Tensor, _Court], Answer | None]] = {
+    "real-arithmetic": _by_the_network,
+    "float32-runtime": _by_the_network,
+    "S0-exact-grid": _by_the_votes,
+}
+
+
+def _proves(certificate: Certificate) -> bool:
+    """Statements about a smoothed classifier that was only sampled are not among them: an input of the network says nothing there."""
+    known = certificate.alpha is None and certificate.statement in _JUDGES
+    return known and certificate.verdict is Verdict.CERTIFIED and certificate.radius > 0
+
+
+def _name(finding: Row) -> str:
     method = finding.method if isinstance(finding, AttackResult) else getattr(finding.evidence, "method", "")
     return f"{finding.kind}, {method}" if method else finding.kind
 
 
 def _tau(proved: Certificate) -> float:
-    return proved.evidence.tau if isinstance(proved.evidence, BoundsEvidence) else 0.0
+    return (proved.evidence.tau or 0.0) if isinstance(proved.evidence, BoundsEvidence) else 0.0

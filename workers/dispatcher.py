@@ -200,8 +200,11 @@ class Dispatcher:
             findings = list(results.iter_findings(self.db, job.tenant_id, job.id))
             made = report([finding for finding in findings if isinstance(finding, Certificate)], job.spec)
             value_range = catalog.get_model(self.db, job.tenant_id, job.model_id).value_range
+            assert job.plan is not None
             wrong = contradicted(
                 findings,
+                job.spec,
+                job.plan,
                 lambda: Model.from_onnx(self.fetch(job.model_digest), value_range),
                 lambda: read_dataset(self.fetch(job.dataset_digest)),
             )

@@ -84,7 +84,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
     examples = Examples(tuple(rows), dataset.x[list(rows)], dataset.y[list(rows)])
     findings = _write(Path(options.out), recheck(model, model_bytes, certify(model, examples, spec, run)))
     pace.close()
-    if problems := contradicted(findings, lambda: model, lambda: dataset):
+    if problems := contradicted(findings, spec, plan, lambda: model, lambda: dataset):
         raise ContradictionError(*problems)
     return findings
 

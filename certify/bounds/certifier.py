@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from certify.bounds.engine import LirpaEngine, MarginBound
@@ -12,12 +13,13 @@ from certify.bounds.ladder import LADDERS, Ladder, OutOfTime
 from certify.bounds.memory import affordable, needed
 from certify.bounds.refutation import refute
 from certify.bounds.scout import Scout
+from certify.bounds.tripwire import smallest_margin
 from certify.certificate import BoundsEvidence
 from certify.certifier import Certifier, Outcome
-from certify.errors import NumericalError
+from certify.errors import ContradictionError, NumericalError
 from certify.model import Examples
 from certify.norms import Norm
-from certify.rounding import show_distance_upper, step_up
+from certify.rounding import show_distance_upper, show_radius, step_up
 from certify.run import Progress
 from certify.spec import BoundsSpec
 from certify.verdict import Verdict
@@ -77,7 +79,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
 
     def outcomes(self, examples: Examples) -> Iterator[Outcome]:
         for position in range(len(examples)):
-            self._started = self.run.now()
+            self._started, self._row = self.run.now(), examples.rows[position]
             try:
                 yield self._outcome(examples.x[position], int(examples.y[position]))
             except OutOfTime:
@@ -166,6 +168,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         epsilon_verified: bool | None = None,
     ) -> Outcome:
         bound = self.engine.rounded(bound, x, prediction, radius)
+        self._try(x, prediction, radius, bound)
         return Outcome(
             prediction=prediction,
             verdict=Verdict.CERTIFIED,
@@ -174,6 +177,27 @@ class BoundsCertifier(Certifier[BoundsSpec]):
             evidence=self._evidence(bound, at_cap=at_cap),
             statement="float32-runtime" if bound.holds_in_float32 else "",
         )
+
+    def _try(
+        self,
+        x: Tensor,  # (*input), raw input units
+        prediction: int,
+        radius: float,
+        bound: MarginBound,
+    ) -> None:
+        """
+        Raises:
+            ContradictionError: an input of the ball shows a smaller margin than was proved: the proof is wrong, and no others are trusted.
+        """
+        module, value_range = self.model.module(self.run.device, torch.float64), self.engine.value_range
+        seen = smallest_margin(module, x.to(self.run.device), prediction, norm=self.norm, radius=radius, value_range=value_range)
+        if seen < bound.lower - bound.tau:
+            detail = (
+                f"certifier {self.index} (bounds, {bound.method}) proved a margin of {bound.lower:.6g}, with a rounding margin of"
+                f" {bound.tau:.3g}, for example {self._row} to {self.norm} radius {show_radius(radius, 6)}, but an input in that ball has"
+                f" {seen:.6g}"
+            )
+            raise ContradictionError.at("results", detail, "this is a defect of the service: report it")
 
     def _evidence(self, bound: MarginBound, *, at_cap: bool = False) -> BoundsEvidence:
         return BoundsEvidence(
