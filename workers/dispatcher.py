@@ -116,8 +116,7 @@ class Dispatcher:
         try:
             assert model.facts is not None
             assert dataset.facts is not None
-            memory = int(self.settings.memory_gib * 2**30)
-            plan, parts = plan_job(job.spec, model.facts, dataset.facts, self.executor.device, memory)
+            plan, parts = plan_job(job.spec, model.facts, dataset.facts, self.executor.device, self.settings.memory)
         except Exception as error:
             # It would be the oldest job at every turn, and no other would ever be planned.
             problem = Problem(field="job", detail=f"could not be planned: {type(error).__name__}: {error}", mend="see the dispatcher's log")

@@ -27,6 +27,7 @@ from workers.datasets import dataset_facts, read_dataset
 from workers.facts import model_facts
 from workers.finalize import contradicted
 from workers.plan import plan_job
+from workers.settings import WorkerSettings
 from workers.versions import versions
 
 _SHOWN_RADII = 6
@@ -71,7 +72,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
     check(spec, facts, found, model.value_range)
     check_agreement(model, model_bytes)
     rows = spec.examples.indices(found.count)
-    plan, _ = plan_job(spec, facts, found, device)
+    plan, _ = plan_job(spec, facts, found, device, WorkerSettings.load().memory)
     pace = _Pace(len(rows), len(spec.certifiers), verb)
     run = Run(
         plan=plan,

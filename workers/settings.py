@@ -26,5 +26,10 @@ class WorkerSettings(Settings):
     poll_seconds: Annotated[float, Field(gt=0)] = 0.2
 
     @property
+    def memory(self) -> int:
+        """`memory_gib` in bytes."""
+        return int(self.memory_gib * 2**30)
+
+    @property
     def worker_name(self) -> str:
         return f"{socket.gethostname()}/{getpid()}"

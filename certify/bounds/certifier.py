@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from certify.bounds import lirpa_compat
 from certify.bounds.engine import LirpaEngine, MarginBound
+from certify.bounds.frugal import Frugal, OutOfMemory, frugally
 from certify.bounds.ladder import LADDERS, Ladder, OutOfTime
-from certify.bounds.memory import affordable, needed
+from certify.bounds.memory import Allowance
 from certify.bounds.refutation import refute
+from certify.bounds.rows import walk_in_parts
 from certify.bounds.scout import Scout
 from certify.bounds.tripwire import smallest_margin
 from certify.certificate import BoundsEvidence
 from certify.certifier import Certifier, Outcome
 from certify.errors import ContradictionError, NumericalError
+from certify.heap import collect, giving_back
 from certify.model import Examples
 from certify.norms import Norm
 from certify.rounding import show_distance_upper, show_radius, step_up
@@ -32,7 +37,8 @@ class BoundsCertifier(Certifier[BoundsSpec]):
     bound is computed in float64, for one example at a time, and counts only beyond its own rounding error `tau`. With `clip`, linf
     balls are cut to the model's value range.
 
-    The evidence names the method that proved the stored radius; `best` climbs from cheap to tight while a radius is undecided.
+    The evidence names the method that proved the stored radius; `best` climbs from cheap to tight while a radius is undecided. Methods
+    that need more memory than the plan allows are left out, and those that find none are given up: the reason says so.
 
     Source: Gowal et al. 2018 (IBP); Zhang et al. 2018 (CROWN), 2020 (CROWN-IBP); Xu et al. 2021 (alpha-CROWN).
     """
@@ -46,59 +52,83 @@ class BoundsCertifier(Certifier[BoundsSpec]):
     @cached_property
     def engine(self) -> LirpaEngine:
         value_range = self.model.value_range if self.clipped else None
-        return LirpaEngine(self.model.graph, self.norm, value_range, self.run.device, self.spec.iterations)
+        engine = LirpaEngine(self.model.graph, self.norm, value_range, self.run.device, self.spec.iterations)
+        walk_in_parts()
+        return engine
 
     @cached_property
     def ladder(self) -> Ladder:
-        return Ladder(self.engine, Scout(self.engine), self._methods, self.run.should_stop, self._is_late)
+        frugal = Frugal(self.engine, Scout(self.engine))
+        return Ladder(frugal, frugal, self._allowance.methods, self.run.should_stop, self._is_late)
 
     def _is_late(self) -> bool:
         limit = self.spec.timeout_seconds
         return limit is not None and self.run.now() - self._started > limit
 
     @cached_property
-    def _methods(self) -> tuple[str, ...]:
-        return affordable(self.model.graph, LADDERS[self.spec.method], self.run.plan.memory)
-
-    @property
-    def _left_out(self) -> str:
-        """A sentence about methods that would have needed too much memory."""
-        missing = [method for method in LADDERS[self.spec.method] if method not in self._methods]
-        if not missing:
-            return ""
-        need, limit = needed(self.model.graph, missing[0]) / 2**30, self.run.plan.memory / 2**30
-        return f" {' and '.join(missing)} would need about {need:.1f} GiB of the {limit:g} GiB allowed, so {self._methods[-1]} was used."
+    def _allowance(self) -> Allowance:
+        return Allowance(self.model.graph, LADDERS[self.spec.method], self.run.plan.memory)
 
     @property
     def engine_version(self) -> str:
-        return self.engine.version
+        return f"auto-LiRPA {lirpa_compat.engine_version()}"
 
     @property
     def clipped(self) -> bool:
         return self.job.clip and self.norm is Norm.LINF
 
     def outcomes(self, examples: Examples) -> Iterator[Outcome]:
-        for position in range(len(examples)):
-            self._started, self._row = self.run.now(), examples.rows[position]
+        with giving_back():
+            for position in range(len(examples)):
+                self._started, self._row = self.run.now(), examples.rows[position]
+                yield self._answer(examples.x[position], int(examples.y[position]))
+                self.run.on_progress(Progress(certifier=self.index, examples=position + 1))
+
+    def _answer(
+        self,
+        x: Tensor,  # (*input), float32, raw input units
+        label: int,
+    ) -> Outcome:
+        """The outcome by the methods there is memory for."""
+        while True:
             try:
-                yield self._outcome(examples.x[position], int(examples.y[position]))
+                return frugally("", lambda: self._outcome(x, label))
             except OutOfTime:
-                yield Outcome(prediction=None, verdict=Verdict.TIMEOUT, epsilon_verified=self._unless_search(False))
+                return Outcome(prediction=None, verdict=Verdict.TIMEOUT, epsilon_verified=self._unless_search(False))
             except NumericalError as error:
-                yield Outcome(prediction=None, verdict=Verdict.ERROR, reason=f"{error}.", epsilon_verified=self._unless_search(False))
-            self.run.on_progress(Progress(certifier=self.index, examples=position + 1))
+                return Outcome(prediction=None, verdict=Verdict.ERROR, reason=f"{error}.", epsilon_verified=self._unless_search(False))
+            except OutOfMemory as error:
+                self._allowance.give_up(error.method)
+            # The engine broke off somewhere.
+            for name in ("ladder", "engine"):
+                self.__dict__.pop(name, None)
+            collect()
 
     def _outcome(
         self,
         x: Tensor,  # (*input), float32, raw input units
         label: int,
     ) -> Outcome:
+        if not self._allowance.methods:
+            return self._unanswered(x, label)
         self.ladder.begin()
         logits = self.engine.logits(x)
         prediction = int(logits.argmax())
         if self.spec.epsilon is not None:
             return self._at_epsilon(x, label, prediction, self.spec.epsilon)
         return self._largest(x, prediction)
+
+    def _unanswered(
+        self,
+        x: Tensor,  # (*input), float32, raw input units
+        label: int,
+    ) -> Outcome:
+        """Without any method there is only the answer at the input itself."""
+        prediction = int(self.model.module(self.run.device)(x.to(self.run.device).unsqueeze(0)).argmax())
+        if self.spec.epsilon is not None and prediction != label:
+            return self._fails_at_once(prediction, label)
+        reason = self._allowance.left_out
+        return Outcome(prediction=prediction, verdict=Verdict.UNKNOWN, reason=reason, epsilon_verified=self._unless_search(False))
 
     def _at_epsilon(
         self,
@@ -108,8 +138,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         epsilon: float,
     ) -> Outcome:
         if prediction != label:
-            reason = f"The input itself is answered {prediction}, not {label}: the claim already fails at radius 0."
-            return Outcome(prediction=prediction, verdict=Verdict.REFUTED, reason=reason, epsilon_verified=False)
+            return self._fails_at_once(prediction, label)
         # Verified a little further out, so that the stored radius, rounded down, still covers epsilon.
         radius = step_up(epsilon, 4)
         bound = self.ladder.margin(x, label, radius)
@@ -117,9 +146,9 @@ class BoundsCertifier(Certifier[BoundsSpec]):
             if found := self._refuted(x, label, prediction, epsilon, bound):
                 return found
             reason = f"{bound.method} cannot prove epsilon = {epsilon:g}: its margin bound is {bound.lower:.6g}; a tighter method may."
-            reason += self._left_out
+            evidence = self._evidence(bound)
             return Outcome(
-                prediction=prediction, verdict=Verdict.UNKNOWN, reason=reason, epsilon_verified=False, evidence=self._evidence(bound)
+                prediction=prediction, verdict=Verdict.UNKNOWN, reason=self._and_why(reason), epsilon_verified=False, evidence=evidence
             )
         return self._certified(x, prediction, radius, bound, epsilon_verified=True)
 
@@ -149,13 +178,11 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         assert self.spec.tolerance is not None
         found = self.ladder.largest(x, prediction, self.spec.max_radius, self.spec.tolerance)
         if found is None:
-            return Outcome(
-                prediction=prediction,
-                verdict=Verdict.UNKNOWN,
-                reason=f"{self._methods[-1]} proves no radius up to {self.spec.max_radius:g}; a tighter method may.{self._left_out}",
-                evidence=self._evidence(MarginBound(float("nan"), 0.0)),
-            )
-        return self._certified(x, prediction, found.radius, found.bound, at_cap=found.at_cap)
+            reason = f"{self._allowance.methods[-1]} proves no radius up to {self.spec.max_radius:g}; a tighter method may."
+            evidence = self._evidence(MarginBound(float("nan"), 0.0))
+            return Outcome(prediction=prediction, verdict=Verdict.UNKNOWN, reason=self._and_why(reason), evidence=evidence)
+        outcome = self._certified(x, prediction, found.radius, found.bound, at_cap=found.at_cap)
+        return outcome if found.at_cap else replace(outcome, reason=self._and_why(Verdict.CERTIFIED.sentence))
 
     def _certified(
         self,
@@ -209,6 +236,15 @@ class BoundsCertifier(Certifier[BoundsSpec]):
             clipped=self.clipped,
             float32_error=bound.float32_error if bound.float32_error < float("inf") else None,
         )
+
+    @staticmethod
+    def _fails_at_once(prediction: int, label: int) -> Outcome:
+        reason = f"The input itself is answered {prediction}, not {label}: the claim already fails at radius 0."
+        return Outcome(prediction=prediction, verdict=Verdict.REFUTED, reason=reason, epsilon_verified=False)
+
+    def _and_why(self, reason: str) -> str:
+        """A reason, and what more memory might have changed."""
+        return f"{reason} {self._allowance.left_out}".strip()
 
     def _unless_search(self, answer: bool) -> bool | None:
         return answer if self.spec.epsilon is not None else None

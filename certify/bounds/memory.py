@@ -2,37 +2,96 @@
 
 from __future__ import annotations
 
-import math
+from functools import cached_property
 
+from certify.bounds.footprint import Footprint, footprint
 from certify.graph.graph import Graph
 
-_BYTES = 8  # float64
-# Copies of the coefficient matrices that live at once, seen as peak memory over the size of the largest: 1.3 to 6.5.
-_COPIES = 7
-# The process itself with torch and the engine loaded.
+_NUMBER = 8  # float64
+# The process with torch, Ray and onnxruntime loaded, and a little of everything else: 0.35 to 0.40 GiB were seen.
 _BASE = 2**29
+# Copies of a weight as uploaded (file, array, two in float32, one in float64, onnxruntime's), and in the form that is bounded (array,
+# module, the engine's, its magnitudes, the scout's two, one while copying); optimising has an engine of its own.
+_UPLOADED, _BOUNDED, _BOUNDED_AGAIN = 32, 52, 24
+# Intervals, values and rounding errors of all tensors; what the scout keeps of up to 40 balls.
+_ENDS, _BALLS = 64, 320
+# With gradients: slopes, and for each the best and the gradient and two moments of the optimiser, in float32 on either side; the slope in
+# float64 and what it was clamped from. Other functions than ReLU have four times as many, and lines through all of them.
+_BENT, _CURVED = 72, 1200
+# Matrices of less than a megabyte leave gaps.
+_GAPS = 1.15
+
+_CHEAP = ("crown-ibp", "ibp")
 
 
-def needed(graph: Graph, method: str) -> int:
-    """Bytes that a method needs at most on this network, for one example; an engineering estimate, not a bound.
+def needed(found: Footprint, method: str) -> int:
+    """Bytes that a worker needs at most for a network by a method, for one example; an engineering estimate, not a bound.
 
-    CROWN walks a matrix back from every operator that it relaxes: its inputs by the elements of the tensors before them. CROWN-IBP does
-    so only from the logits, IBP never.
+    IBP holds intervals; CROWN-IBP walks back from the logits only, CROWN from every tensor that is relaxed; alpha-CROWN has gradients, and
+    so keeps every matrix of every walk.
+
+    Args:
+        found: of the network.
+        method: one of `certify.bounds.engine.METHODS`.
     """
-    sizes = {name: math.prod(shape) for name, shape in graph.shapes.items()}
-    largest = sizes[graph.input]
-    rows = 0 if method == "ibp" else graph.classes
-    matrix = 0
-    for operator in graph.operators:
-        if operator.relaxed and method not in ("ibp", "crown-ibp"):
-            matrix = max(matrix, largest * max(sizes[name] for name in operator.inputs))
-        largest = max(largest, sizes[operator.output])
-    return _BASE + _COPIES * _BYTES * max(matrix, rows * largest, largest)
+    held = _UPLOADED * found.parameters + _BOUNDED * found.weights + _ENDS * found.values
+    most = 0 if method == "ibp" else found.output
+    if method in ("crown", "alpha-crown"):
+        held += _BALLS * found.values
+        most = max(most, found.walk)
+    if method == "alpha-crown":
+        held += _BOUNDED_AGAIN * found.weights + _BENT * found.bent + _CURVED * found.curved
+        most += found.kept
+    return _BASE + round(_GAPS * (held + _NUMBER * most))
 
 
-def affordable(graph: Graph, methods: tuple[str, ...], limit: int) -> tuple[str, ...]:
-    """Those of `methods` that fit into `limit` bytes; if none does, the tightest cheaper one that does, and IBP in the last resort."""
-    fitting = tuple(method for method in methods if needed(graph, method) <= limit)
-    if fitting:
-        return fitting
-    return ("crown-ibp",) if "ibp" not in methods and needed(graph, "crown-ibp") <= limit else ("ibp",)
+class Allowance:
+    """Which of the methods that were asked for may be used on a network.
+
+    Args:
+        graph: the network.
+        asked: methods, cheapest first.
+        limit: bytes that a worker may use.
+    """
+
+    def __init__(self, graph: Graph, asked: tuple[str, ...], limit: int) -> None:
+        self._graph, self._asked, self._limit = graph, asked, limit
+        self._failed: list[str] = []
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those that fit; if none does, the tightest cheaper one that does; none when not even IBP does."""
+        fitting = tuple(filter(self._fits, self._asked))
+        cheaper = _CHEAP[1:] if "crown-ibp" in self._asked else _CHEAP
+        return fitting or tuple(filter(self._fits, cheaper))[:1]
+
+    def give_up(self, method: str = "") -> None:
+        """A method, or the tightest that is left, has run out of memory, whatever was estimated."""
+        self._failed.append(method or self.methods[-1])
+
+    @property
+    def left_out(self) -> str:
+        """A sentence about the methods that may not be used; empty when all may."""
+        large = [method for method in self._asked if not self._affordable(method)]
+        reasons = []
+        if large:
+            need, limit = self.needed(large[0]) / 2**30, self._limit / 2**30
+            reasons.append(f"{' and '.join(large)} would need about {need:.1f} GiB of the {limit:g} GiB allowed")
+        if self._failed:
+            reasons.append(f"{' and '.join(self._failed)} ran out of memory")
+        used = f"{self.methods[-1]} was used" if self.methods else "nothing was proved"
+        return f"{', and '.join(reasons)}, so {used}." if reasons else ""
+
+    def needed(self, method: str) -> int:
+        """See `needed`."""
+        return needed(self._footprint, method)
+
+    @cached_property
+    def _footprint(self) -> Footprint:
+        return footprint(self._graph)
+
+    def _affordable(self, method: str) -> bool:
+        return self.needed(method) <= self._limit
+
+    def _fits(self, method: str) -> bool:
+        return method not in self._failed and self._affordable(method)

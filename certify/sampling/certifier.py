@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from certify.certifier import Certifier, Outcome
+from certify.heap import out_of_memory
 from certify.model import Examples
 from certify.run import Progress
 from certify.sampling.engine import Request, VoteCounter
@@ -69,7 +70,7 @@ class SamplingCertifier(Certifier[N]):
                     self._tell()
                 break
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or self._batch_size == 1:
+                if not out_of_memory(error) or self._batch_size == 1:
                     raise
                 self._batch_size //= 2
                 self._samples, self._answered = before
@@ -110,8 +111,3 @@ class SamplingCertifier(Certifier[N]):
 
     def _tell(self) -> None:
         self.run.on_progress(Progress(certifier=self.index, examples=self._answered, samples=self._samples))
-
-
-def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    # torch has a class for the GPU only; its CPU allocator says it in words.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
