@@ -17,7 +17,7 @@ _WHOLE = {"Tanh": 0.0, "Sigmoid": 1.0}  # f(-x) = whole - f(x)
 def excess(
     curve: Curve,
     slope: Tensor,  # (1, *shape), or (rows, 1, *shape)
-    height: Tensor,  # as `slope`
+    height: Tensor,  # (1, *shape), or (rows, 1, *shape)
     low: Tensor,  # (1, *shape)
     high: Tensor,  # (1, *shape)
 ) -> Tensor:
@@ -42,6 +42,7 @@ def excess(
 
 
 def curve_mass(node: Any, around: Around) -> Tensor:
+    """No value is above 1; (1, *shape)."""
     return torch.ones_like(around.reach(0))
 
 

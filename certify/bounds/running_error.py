@@ -167,7 +167,7 @@ class RunningError:
         self,
         side: int,
         rows: Any,
-        charge: Tensor,  # as one row, or as all of them
+        charge: Tensor,  # (1, *shape), or (rows, 1, *shape)
     ) -> None:
         self._sides[side] = self._sides[side] + _along(rows, charge)
 
@@ -205,8 +205,8 @@ class RunningError:
             ends = _ends(node)
             return self._mass(node) if ends is None else _size(*ends)
         if node.name not in self._constants:
-            size = self._made_of.get(getattr(node, "ori_name", ""))
-            self._constants[node.name] = checked(leaf(node).abs() if size is None else size)
+            value, size = leaf(node).abs(), self._made_of.get(getattr(node, "ori_name", ""))
+            self._constants[node.name] = checked(value if size is None else size.to(value.device))
         return self._constants[node.name]
 
     def _mass(self, node: Any) -> Tensor:
@@ -235,7 +235,7 @@ def _size(low: Tensor, high: Tensor) -> Tensor:  # low, high: (1, *shape)
 
 def _along(
     rows: Any,  # (rows, [1,] *shape); a matrix with one 1 in each row may be given by a class of its own
-    charge: Tensor,  # as one row, or as all of them
+    charge: Tensor,  # (1, *shape), or (rows, 1, *shape)
 ) -> Tensor:
     """|rows| charge for each row, (rows,), rounded up."""
     vector = charge.reshape(-1)

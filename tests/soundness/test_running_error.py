@@ -54,12 +54,19 @@ def _image(nodes: list[Any], values: int, size: tuple[int, int] = (4, 4), **weig
 
 
 def _residual() -> bytes:
-    """A normalised convolution beside the skip path, three ways together, and a second one."""
+    """A normalised convolution beside the skip path, both used twice, and a second one."""
     kept = {"g": _random(2), "h": _random(2), "m": _random(2, scale=5), "v": np.array([0.3, 1e-3], np.float32)}
     nodes = [node("Conv", "x c", "h0", pads=[1, 1, 1, 1]), node("BatchNormalization", "h0 g h m v", "n"), node("Relu", "n", "r")]
     nodes += [node("Add", "r x", "t"), node("Sub", "t n", "u"), node("LeakyRelu", "u", "l", alpha=0.1)]
     nodes += [node("Conv", "l d", "e", pads=[1, 1, 1, 1]), node("Add", "e u", "z"), node("Relu", "z", "s")]
     return _image(nodes, 12, (2, 3), c=_random(2, 2, 3, 3), d=_random(2, 2, 3, 3), **kept)
+
+
+def _three_ways() -> bytes:
+    """A value that four operators read."""
+    nodes = [node("Gemm", "x a c", "h", transB=1), node("Relu", "h", "r"), node("Add", "r r", "d"), node("Sigmoid", "r", "s")]
+    nodes += [node("Sub", "d r", "t"), node("Add", "t s", "u"), node("Gemm", "u b", "logits", transB=1)]
+    return model_bytes(nodes, {"a": _random(4, 5), "c": _random(4), "b": _random(3, 4)}, input_shape=("batch", 5))
 
 
 def _pooled(kind: str, values: int, between: Any, **attributes: Any) -> bytes:
@@ -82,6 +89,7 @@ NETWORKS: dict[str, Callable[[], bytes]] = {
     "steep tanh": lambda: _layers(30.0, 2e3, width=4, kind="Tanh"),
     "leaky": lambda: _image([node("LeakyRelu", "x", "s", alpha=0.3)], 32),
     "residual": _residual,
+    "three ways": _three_ways,
     "max pool": lambda: _pooled("MaxPool", 8, BEND, kernel_shape=[2, 2], strides=[2, 2]),
     "mean": lambda: _pooled("GlobalAveragePool", 2, TURN),
     "padded mean": lambda: _pooled("AveragePool", 8, BEND, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
