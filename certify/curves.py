@@ -1,4 +1,4 @@
-"""From certificates to a report: certified-accuracy curves and their bands."""
+"""From rows to a report: certified-accuracy curves and their bands, and what attacks leave, which is never mixed with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import groupby
 from statistics import median_low
 
 from certify.certificate import BoundsEvidence, Certificate
-from certify.report import CertifierReport, CurvePoint, Report
+from certify.findings import AttackResult
+from certify.report import AttackPoint, AttackReport, CertifierReport, CurvePoint, Report
 from certify.spec import BoundsSpec, CertifierSpec, PredictSpec, SmoothingSpec, Spec, decided_radii
 from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
@@ -17,15 +18,43 @@ _BAND = 0.05
 FLOAT32 = "float32-runtime"
 
 
-def report(certificates: Sequence[Certificate], spec: Spec) -> Report:
-    """What the certificates of one job say, certifier by certifier.
+def report(findings: Sequence[Certificate | AttackResult], spec: Spec) -> Report:
+    """What the rows of one job say, certifier by certifier.
 
     Certified accuracy at r is the share of all examples, abstentions and errors included, whose certificate proves the correct
-    answer at least as far as r. Certifiers are never merged: each keeps its own statement.
+    answer at least as far as r. Certifiers are never merged: each keeps its own statement. Attacks are reported apart from them.
     """
-    ordered = sorted(certificates, key=lambda c: (c.certifier, c.example))
-    groups = ((index, list(group)) for index, group in groupby(ordered, key=lambda c: c.certifier))
-    return Report(certifiers=tuple(_certifier(rows, spec.certifiers[index]) for index, rows in groups))
+    ordered = sorted(findings, key=lambda finding: (finding.certifier, finding.example))
+    groups = [(index, list(group)) for index, group in groupby(ordered, key=lambda finding: finding.certifier)]
+    proved = ((index, [row for row in rows if isinstance(row, Certificate)]) for index, rows in groups)
+    attacked = ([row for row in rows if isinstance(row, AttackResult)] for _, rows in groups)
+    return Report(
+        certifiers=tuple(_certifier(rows, spec.certifiers[index]) for index, rows in proved if rows),
+        attacks=tuple(_attack(rows) for rows in attacked if rows),
+    )
+
+
+def _attack(rows: list[AttackResult]) -> AttackReport:
+    first, count = rows[0], len(rows)
+    correct = sum(row.correct for row in rows)
+    broken = Counter(row.distance_upper for row in rows if row.correct and row.distance_upper is not None)
+    left, points = correct, [AttackPoint(radius=0.0, unbroken=correct / count)]
+    for distance, finds in sorted(broken.items()):
+        left -= finds
+        points.append(AttackPoint(radius=distance, unbroken=left / count))
+    return AttackReport(
+        certifier=first.certifier,
+        method=first.method,
+        norm=first.norm,
+        max_radius=first.max_radius,
+        clipped=first.clipped,
+        examples=count,
+        correct=correct,
+        found=sum(row.found for row in rows),
+        failed=sum(row.prediction is None for row in rows),
+        clean_accuracy=correct / count,
+        curve=tuple(points),
+    )
 
 
 def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:

@@ -96,6 +96,9 @@ def check_gates(requirements: Iterable[Requirement], findings: Sequence[Certific
         if isinstance(finding, AttackResult) or finding.kind == PREDICT:
             continue  # neither a pass nor a failure at any radius: it proves none, or speaks of the inputs themselves
         by_certifier.setdefault(finding.certifier, []).append(finding)
+    if not by_certifier:
+        why = "no certifier of this run claims a radius, so that nothing meets the gate: certified accuracy"
+        return [GateResult(False, f"{why} {one.share:g} at radius {one.radius:g} is required") for one in requirements]
     return [_gate(requirement, index, rows) for requirement in requirements for index, rows in sorted(by_certifier.items())]
 
 

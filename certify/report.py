@@ -84,7 +84,54 @@ class CertifierReport(Frozen):
         return self.radii != (0.0,)
 
 
+class AttackPoint(Frozen):
+    """From `radius` on, up to the next point, `unbroken` is the share of all examples for which nothing was found so near."""
+
+    radius: float = Field(ge=0)
+    unbroken: float
+
+
+class AttackReport(Frozen):
+    """One attack of the job, never a certificate: at each radius up to `max_radius` an upper limit of what any certificate could prove.
+
+    The curve is a step function that falls at the distance of each find: at r it counts the examples that the network itself answers
+    correctly and for which no counterexample was found at distance r or less. `failed` examples got no finite logits.
+    """
+
+    certifier: int
+    method: str
+    norm: Norm
+    max_radius: float
+    clipped: bool
+    examples: int
+    correct: int
+    found: int
+    failed: int
+    clean_accuracy: float
+    curve: tuple[AttackPoint, ...]
+
+    @property
+    def title(self) -> str:
+        """Method and norm, and how far was looked."""
+        return f"attack {self.method} ({self.norm}), up to {self.max_radius:g}"
+
+    @property
+    def reach(self) -> float:
+        """The radius from which on nothing changes."""
+        return self.curve[-1].radius or self.max_radius
+
+    def unbroken_at(self, radius: float) -> float:
+        """The share that is left at a radius of at most `max_radius`."""
+        return next(point.unbroken for point in reversed(self.curve) if point.radius <= radius)
+
+    def shown(self, count: int) -> list[tuple[str, float]]:
+        """`count` evenly spaced radii as text, each with the share that is left there."""
+        texts = [show_radius(self.reach * i / (count - 1)) for i in range(count)]
+        return [(text, self.unbroken_at(float(text))) for text in texts]
+
+
 class Report(Frozen):
-    """Certifiers side by side; each keeps its own statement and they are never added up."""
+    """Certifiers side by side; each keeps its own statement and they are never added up. Attacks stand beside them, for themselves."""
 
     certifiers: tuple[CertifierReport, ...]
+    attacks: tuple[AttackReport, ...] = ()

@@ -44,6 +44,11 @@ def show_distance_upper(distance: float, digits: int = 4) -> str:
     return str(Decimal(distance).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
 
 
+def show_share_upper(share: float, digits: int = 1) -> str:
+    """An upper limit of a share as a percentage, rounded up: nothing lies above what is shown."""
+    return f"{(Decimal(repr(share)) * 100).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING)} %"
+
+
 def show_share(share: float, digits: int = 1) -> str:
     """A certified accuracy as a percentage, cut toward zero; the share's shortest decimal is taken, so that 3 of 10 is 30.0 %."""
     return f"{(Decimal(repr(share)) * 100).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR)} %"

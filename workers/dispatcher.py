@@ -18,7 +18,6 @@ from types import FrameType
 import structlog
 
 from certify import Model
-from certify.certificate import Certificate
 from certify.curves import report
 from certify.errors import AssayError, Cancelled, Problem
 from certify.facts import DatasetFacts, ModelFacts
@@ -197,7 +196,7 @@ class Dispatcher:
             return
         try:
             findings = list(results.iter_findings(self.db, job.tenant_id, job.id))
-            made = report([finding for finding in findings if isinstance(finding, Certificate)], job.spec)
+            made = report(findings, job.spec)
             value_range = catalog.get_model(self.db, job.tenant_id, job.model_id).value_range
             assert job.plan is not None
             wrong = contradicted(

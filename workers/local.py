@@ -18,7 +18,7 @@ from certify.errors import ContradictionError, SpecError
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
 from certify.facts import check
 from certify.findings import AttackResult
-from certify.rounding import show_share
+from certify.rounding import show_share, show_share_upper
 from certify.run import Progress, Run, public_key
 from certify.spec import Spec, parse_spec
 from workers.agreement import check_agreement, recheck
@@ -190,7 +190,8 @@ class _Pace:
 
 
 def _summary(spec: Spec, findings: Sequence[Certificate | AttackResult]) -> None:
-    for found in report([finding for finding in findings if isinstance(finding, Certificate)], spec).certifiers:
+    made = report(findings, spec)
+    for found in made.certifiers:
         sys.stderr.write(
             f"\n{found.title}, statement {found.statement}: {found.examples} examples, correct {show_share(found.clean_accuracy)}\n"
         )
@@ -198,6 +199,10 @@ def _summary(spec: Spec, findings: Sequence[Certificate | AttackResult]) -> None
             sys.stderr.write(f"  certified accuracy at {radius}: {show_share(point.certified_accuracy)}\n")
         if found.note:
             sys.stderr.write(f"  {found.note}\n")
+    for attack in made.attacks:
+        sys.stderr.write(f"\n{attack.title}, not a certificate: {attack.examples} examples, correct {show_share(attack.clean_accuracy)}\n")
+        for radius, share in attack.shown(_SHOWN_RADII):
+            sys.stderr.write(f"  correct and no attack found up to {radius}: {show_share_upper(share)}\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from certify.certificate import Certificate
 from certify.curves import accuracy_at
 from certify.errors import InputError, problems_of
 from certify.exit_codes import Exit, Requirement, check_gates
+from certify.findings import ATTACK, AttackResult, parse_finding
 from certify.recompute import check_alpha, recomputable, recompute
 from certify.rounding import show_radius, show_share
 from certify.verdict import Verdict
@@ -21,6 +22,7 @@ from workers.command import Parser, answered, read_file, whole_file, wrong
 _SHOWN_RADII = 6
 _AS_WRITTEN = "use the lines as assay certify --out or assay job results wrote them"
 
+Row = Certificate | AttackResult
 Pairs = list[tuple[Certificate, Certificate]]
 
 
@@ -35,8 +37,9 @@ def _recompute(options: argparse.Namespace) -> int:
     before = _read(read_file(options.results, "results"))
     after = _recomputed(before, options)
     with whole_file(Path(options.out)) as draft, draft.open("w", encoding="utf-8") as file:
-        file.writelines(certificate.line() + "\n" for certificate in after)
-    groups = _by_certifier([(old, new) for (_, old), new in zip(before, after, strict=True)])
+        file.writelines(row.line() + "\n" for row in after)
+    both = zip((old for _, old in before), after, strict=True)
+    groups = _by_certifier([(old, new) for old, new in both if isinstance(old, Certificate) and isinstance(new, Certificate)])
     for pairs in groups:
         _summary(pairs)
     return _code(requirements, groups)
@@ -64,25 +67,26 @@ def _check_options(options: argparse.Namespace) -> None:
         raise wrong("out", "is the file of the results, which would be lost", "write to another file")
 
 
-def _read(data: bytes) -> list[tuple[int, Certificate]]:
-    """Line numbers and certificates of one job."""
-    rows = [(number, _certificate(line, number)) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
-    if not rows:
+def _read(data: bytes) -> list[tuple[int, Row]]:
+    """Line numbers and rows of one job."""
+    rows = [(number, _row(line, number)) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
+    if not any(isinstance(row, Certificate) for _, row in rows):
         raise wrong("results", "the file has no certificate", _AS_WRITTEN)
     _check_one_job(rows)
     return rows
 
 
-def _certificate(line: bytes, number: int) -> Certificate:
+def _row(line: bytes, number: int) -> Row:
     try:
-        return Certificate.model_validate_json(line)
+        return parse_finding(line)
     except ValidationError as error:
         found = problems_of(error)[0]
-        where = f"{found.field}: {found.detail}" if found.field else found.detail
+        field = found.field.removeprefix("certificate").removeprefix(ATTACK).removeprefix(".")  # users never wrote the tag of the union
+        where = f"{field}: {found.detail}" if field else found.detail
         raise wrong("results", f"line {number} is no certificate ({where})", _AS_WRITTEN) from None
 
 
-def _check_one_job(rows: Sequence[tuple[int, Certificate]]) -> None:
+def _check_one_job(rows: Sequence[tuple[int, Row]]) -> None:
     """Certificates share an alpha within one job only, and a curve over two jobs would be nobody's."""
     seen: dict[tuple[int, int], int] = {}
     first = _job(rows[0][1])
@@ -97,14 +101,17 @@ def _check_one_job(rows: Sequence[tuple[int, Certificate]]) -> None:
         seen[place] = number
 
 
-def _job(row: Certificate) -> tuple[str, str, str]:
+def _job(row: Row) -> tuple[str, str, str]:
     return row.provenance.model, row.provenance.dataset, row.provenance.spec
 
 
-def _recomputed(rows: Sequence[tuple[int, Certificate]], options: argparse.Namespace) -> list[Certificate]:
-    family = sum(row.alpha is not None for _, row in rows)
-    found = []
+def _recomputed(rows: Sequence[tuple[int, Row]], options: argparse.Namespace) -> list[Row]:
+    family = sum(isinstance(row, Certificate) and row.alpha is not None for _, row in rows)
+    found: list[Row] = []
     for number, row in rows:
+        if isinstance(row, AttackResult):
+            found.append(row)  # it claims nothing that alpha could change
+            continue
         try:
             found.append(recompute(row, alpha=options.alpha, bound=options.bound, error_rate=options.error_rate, family=family))
         except InputError as error:

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from api.pages.svg import COLOURS, Series, chart
-from certify.report import CertifierReport, Report
-from certify.rounding import show_radius, show_share
+from api.pages.svg import COLOURS, Attacked, Series, chart
+from certify.report import AttackReport, CertifierReport, Report
+from certify.rounding import show_radius, show_share, show_share_upper
 from certify.verdict import Verdict
 from storage.records import Dataset, Job, Model
 from storage.records_gates import Outcome
@@ -64,10 +64,12 @@ _environment.globals["show_share"] = show_share
 def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outcomes: Sequence[Outcome] = ()) -> str:
     """The report of a job as a page: what its gates say, curves by norm, a section for each certifier, and all that repeats it."""
     sections = [_section(certifier) for certifier in report.certifiers]
-    norms = sorted({section["norm"] for section in sections})
-    charts = [
-        (norm, _chart(norm, drawn)) for norm in norms if (drawn := [s for s in sections if s["norm"] == norm and s["report"].reaches])
-    ]
+    charts = []
+    for norm in sorted({section["norm"] for section in sections} | {str(attack.norm) for attack in report.attacks}):
+        drawn = [section for section in sections if section["norm"] == norm and section["report"].reaches]
+        attacks = [attack for attack in report.attacks if attack.norm == norm]
+        if drawn or attacks:
+            charts.append((norm, _chart(norm, drawn, attacks)))
     return _environment.get_template("report.html").render(
         job=job,
         model=model,
@@ -75,17 +77,21 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outc
         spec=json.dumps(job.spec.model_dump(mode="json"), indent=2),
         sections=sections,
         charts=charts,
+        attacks=[{"report": attack, "rows": attacked(attack)} for attack in report.attacks],
         outcomes=outcomes,
         partial=job.progress.certificates_done < job.progress.certificates_total,
     )
 
 
-def _chart(norm: str, sections: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    legend = [(COLOURS[i % len(COLOURS)], f"{s['title']} · {s['report'].statement}") for i, s in enumerate(sections)]
-    series = [Series(label, s["report"].curve, s["report"].radii is not None) for (_, label), s in zip(legend, sections, strict=True)]
+def _chart(norm: str, sections: Sequence[dict[str, Any]], attacks: Sequence[AttackReport]) -> dict[str, Any]:
+    labels = [f"{s['title']} · {s['report'].statement}" for s in sections]
+    series = [Series(label, s["report"].curve, s["report"].radii is not None) for label, s in zip(labels, sections, strict=True)]
+    labels += [f"{attack.title} · not a certificate (dashed)" for attack in attacks]
     return {
-        "legend": legend,
-        "svg": Markup(chart(series, norm)),
+        "legend": [(COLOURS[i % len(COLOURS)], label) for i, label in enumerate(labels)],
+        "svg": Markup(chart(series, norm, [Attacked(attack.curve, attack.max_radius) for attack in attacks])),
+        "proved": bool(sections),
+        "attacked": bool(attacks),
         "mixed": len({s["report"].bound for s in sections} - {None}) > 1,
         "decided": any(one.decided for one in series),
     }
@@ -121,3 +127,8 @@ def explained(statement: str) -> str:
 def table(report: CertifierReport) -> list[tuple[str, str, str, str]]:
     """Certified accuracy at a few radii: radius, share, and its band."""
     return [(text, show_share(p.certified_accuracy), show_share(p.low), show_share(p.high)) for text, p in report.shown(_ROWS)]
+
+
+def attacked(report: AttackReport) -> list[tuple[str, str]]:
+    """The share for which no attack was found at a few radii: radius and share, rounded up."""
+    return [(text, show_share_upper(share)) for text, share in report.shown(_ROWS)]

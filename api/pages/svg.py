@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from certify.report import CurvePoint
-from certify.rounding import show_radius
+from certify.report import AttackPoint, CurvePoint
+from certify.rounding import show_radius, show_share_upper
 
 WIDTH, HEIGHT = 680, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 16, 46
@@ -24,14 +24,26 @@ class Series:
     decided: bool = False
 
 
-def chart(series: Sequence[Series], norm: str) -> str:
-    """Certified accuracy over the radius as step curves with their 95 % bands, all in one norm."""
-    reach = max((point.radius for one in series for point in one.points), default=0.0)
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack left, up to `max_radius`: drawn dashed and without a band, for it is no certificate."""
+
+    points: Sequence[AttackPoint]
+    max_radius: float
+
+
+def chart(series: Sequence[Series], norm: str, attacks: Sequence[Attacked] = ()) -> str:
+    """Certified accuracy over the radius as step curves with their 95 % bands, all in one norm; attacks in the colours that follow."""
+    reach = max([p.radius for one in series for p in one.points] + [p.radius for one in attacks for p in one.points], default=0.0)
+    if not reach and attacks:
+        reach = max(one.max_radius for one in attacks)
     scale = _Scale(_round_up(reach or 1.0))
     body = [_grid(scale, norm)]
     for index, one in enumerate(series):
         colour = COLOURS[index % len(COLOURS)]
         body += [_dots(scale, one.points, colour)] if one.decided else [_band(scale, one.points, colour), _steps(scale, one.points, colour)]
+    for index, attack in enumerate(attacks, start=len(series)):
+        body.append(_falls(scale, attack, COLOURS[index % len(COLOURS)]))
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="certified accuracy over {escape(norm)} radius"'
         f' xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg>'
@@ -82,6 +94,20 @@ def _steps(scale: _Scale, points: Sequence[CurvePoint], colour: str) -> str:
         for p in points[1:]
     )
     return f'<path d="{"".join(path)}" fill="none" stroke="{colour}" stroke-width="2"/>{tips}'
+
+
+def _falls(scale: _Scale, attack: Attacked, colour: str) -> str:
+    """Each value holds from its own radius on, up to the next."""
+    path = [f"M{scale.x(0)} {scale.y(attack.points[0].unbroken)}"]
+    for point in attack.points[1:]:
+        path.append(f"H{scale.x(point.radius)}V{scale.y(point.unbroken)}")
+    path.append(f"H{scale.x(attack.max_radius)}")
+    tips = "".join(
+        f'<circle cx="{scale.x(p.radius)}" cy="{scale.y(p.unbroken)}" r="5" fill="transparent">'
+        f"<title>no attack found up to {show_radius(p.radius)}: {show_share_upper(p.unbroken)}</title></circle>"
+        for p in attack.points[1:]
+    )
+    return f'<path d="{"".join(path)}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="6 4"/>{tips}'
 
 
 def _dots(scale: _Scale, points: Sequence[CurvePoint], colour: str) -> str:

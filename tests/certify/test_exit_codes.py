@@ -74,3 +74,9 @@ def test_a_gate_counts_correct_certificates_of_each_certifier() -> None:
 def test_a_gate_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="SHARE@RADIUS"):
         Requirement.parse(text)
+
+
+def test_a_gate_that_nothing_speaks_of_is_not_met() -> None:
+    [gate] = check_gates([Requirement.parse("0.1@0.2")], [])
+    assert not gate.passed
+    assert "no certifier of this run claims a radius" in gate.sentence

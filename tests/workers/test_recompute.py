@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from certify.certificate import Certificate, PredictionEvidence
+from certify.findings import AttackResult
 from certify.verdict import Verdict
 from tests.certify.test_recompute import PLURAL, PROVENANCE, stored, without_votes
 from workers.recompute import main
@@ -114,6 +115,28 @@ def test_gates_speak_of_recomputed_radii(
     lines = [line for line in capsys.readouterr().err.splitlines() if " the gate: " in line]
     assert sum(line.startswith("exploratory: certifier 0 ") for line in lines) == marked
     assert sum(line.startswith("certifier 1 ") for line in lines) == marked
+
+
+def attack(example: int) -> AttackResult:
+    """As it stands beside certificates of the same job."""
+    values = {"example": example, "certifier": 2, "method": "apgd", "label": 1, "prediction": 1, "correct": True, "found": False}
+    nothing = {"answer": None, "distance_upper": None, "counterexample": None}
+    claim = {"norm": "l2", "max_radius": 1.0, "clipped": False, "reason": "None was found.", "seconds": 0.0}
+    return AttackResult.model_validate({**values, **nothing, **claim, "provenance": PROVENANCE})
+
+
+def test_results_of_attacks_stay_where_and_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "old.jsonl"
+    results.write_text("".join(row.line() + "\n" for row in (attack(0), *job(), attack(1))))
+    assert run(results, "--bound", "top-two") == 0
+    first, *rows, last = (tmp_path / "new.jsonl").read_text().splitlines()
+    assert (first, last) == (attack(0).line(), attack(1).line())
+    assert len(rows) == len(job())
+    assert "certifier 2" not in capsys.readouterr().err
+    alone = tmp_path / "attacks.jsonl"
+    alone.write_text(attack(0).line() + "\n")
+    (tmp_path / "new.jsonl").unlink()
+    assert "the file has no certificate" in refusal(alone, capsys)
 
 
 @pytest.mark.parametrize(("verdict", "more", "expected"), [("error", (), 4), ("timeout", (), 3), ("error", ("--require", "0@0"), 4)])
