@@ -28,6 +28,10 @@ def sentences() -> Iterator[None]:
     except AssayError as error:
         err.print(f"assay: {error}", markup=False, highlight=False)
         raise typer.Exit(Exit.ERROR) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"assay: {where}{error.strerror or error}", markup=False, highlight=False)
+        raise typer.Exit(Exit.ERROR) from None
     except KeyboardInterrupt:
         err.print("assay: interrupted")
         raise typer.Exit(Exit.ERROR) from None
@@ -37,8 +41,16 @@ def show_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+def say(value: Any, sentence: object, as_json: bool) -> None:
+    """What was done: a sentence for people, or JSON for programs."""
+    if as_json:
+        show_json(value)
+    else:
+        out.print(str(sentence), markup=False, highlight=False)
+
+
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    table = Table(*columns, title=title or None, title_justify="left")
+    table = Table(*columns, title=title or None, title_justify="left", show_header=any(columns))
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))  # names come from uploaded files
     out.print(table)

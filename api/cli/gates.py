@@ -8,20 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import err, out, sentences, show_json, show_table
+from api.cli.console import err, out, say, sentences, show_json, show_table
 from api.cli.remote import Json, Require, client
+from api.cli.schedules import find as find_schedule
 from api.sdk.client import Client, ServiceError
 from certify.exit_codes import Requirement
 from certify.gates import Judgement, exit_code
 
 app = typer.Typer(no_args_is_help=True, help="Gates: what every run of a schedule, or one job, has to pass.")
 _COLOURS = {Judgement.PASS: "green", Judgement.FAIL: "red", Judgement.INCONCLUSIVE: "yellow"}
+Which = Annotated[str, typer.Argument(metavar="GATE", help="id or name")]
 Certifier = Annotated[int | None, typer.Option(min=0, help="index of the certifier that is meant; all of them when left out")]
 
 
 @app.command("add")
 def add(
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
     schedule: Annotated[str | None, typer.Option(help="id or name: every run has to pass")] = None,
     job: Annotated[str | None, typer.Option(help="id")] = None,
     require: Require = None,
@@ -45,7 +47,7 @@ def add(
             raise ServiceError.at(
                 "rules", "a gate needs a rule", "give --require 0.60@0.25, --no-drop 0.25, --max-undecided 0.1 or --rules FILE"
             )
-        on = {"schedule": _schedule(service, schedule)["id"] if schedule else None, "job": job}
+        on = {"schedule": find_schedule(service, schedule)["id"] if schedule else None, "job": job}
         made = service.post("/v1/gates", {"name": name, "rules": wanted, **on})
         show_json(made) if as_json else typer.echo(made["id"])
 
@@ -63,26 +65,36 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command("show")
-def show(gate_id: str) -> None:
+def show(gate: Which, as_json: Json = False) -> None:
     """A gate with its last outcomes."""
     with sentences(), client() as service:
-        found = service.get(f"/v1/gates/{gate_id}")
-        show_json({**found, "outcomes": service.get(f"/v1/gates/{gate_id}/outcomes", limit=10)["items"]})
+        found = _find(service, gate)
+        outcomes = service.get(f"/v1/gates/{found['id']}/outcomes", limit=10)["items"]
+        if as_json:
+            show_json({**found, "outcomes": outcomes})
+            return
+        rows = [("id", found["id"]), ("name", found["name"]), ("on", found["schedule"] or found["job"])]
+        rows += [("rule", _worded(rule)) for rule in found["rules"]]
+        show_table(("", ""), rows)
+        judged = [(one["created_at"], one["job"], Judgement(one["judgement"]).past, one["sentence"]) for one in outcomes]
+        show_table(("judged", "job", "outcome", "why"), judged, "Outcomes, latest first")
 
 
 @app.command("remove")
-def remove(gate_id: str) -> None:
+def remove(gate: Which, as_json: Json = False) -> None:
     """Remove a gate and its outcomes."""
     with sentences(), client() as service:
-        service.delete(f"/v1/gates/{gate_id}")
-        typer.echo(f"{gate_id} is removed")
+        found = _find(service, gate)
+        service.delete(f"/v1/gates/{found['id']}")
+        say({"id": found["id"], "removed": True}, f"{found['name']} is removed", as_json)
 
 
 @app.command("pin")
-def pin(gate_id: str, job: str) -> None:
+def pin(gate: Which, job: Annotated[str, typer.Argument(metavar="JOB")], as_json: Json = False) -> None:
     """Choose the job that the baseline `pinned` of a gate stands for."""
     with sentences(), client() as service:
-        typer.echo(service.put(f"/v1/gates/{gate_id}/pin", {"job": job})["pinned_job"])
+        found = service.put(f"/v1/gates/{_find(service, gate)['id']}/pin", {"job": job})
+        say(found, found["pinned_job"], as_json)
 
 
 @app.command("check")
@@ -93,7 +105,7 @@ def check(
 ) -> None:
     """Wait until every gate has judged; exit code 0 passed, 1 failed, 2 inconclusive, 4 error."""
     with sentences(), client() as service:
-        job_id = subject if subject.startswith("job_") else _last_job(service, _schedule(service, subject))
+        job_id = subject if subject.startswith("job_") else _last_job(service, find_schedule(service, subject))
         with err.status(f"waiting for the gates of {job_id}"):
             found = service.judged(job_id)
         if found["judgement"] is None:
@@ -113,15 +125,21 @@ def _say(outcomes: list[dict[str, Any]]) -> None:
             out.print(f"  {Judgement(one['judgement']).past}: {one['sentence']}", markup=False, highlight=False)
 
 
-def _schedule(service: Client, text: str) -> dict[str, Any]:
-    """A schedule by id or name."""
-    if text.startswith("sch_"):
-        return service.get(f"/v1/schedules/{text}")
-    items = service.get("/v1/schedules", name=text, limit=1)["items"]
-    if not items:
-        raise ServiceError.at("schedule", f"there is no schedule named {text!r}", "list them with: assay schedule list")
-    found: dict[str, Any] = items[0]
-    return found
+def _find(service: Client, text: str) -> dict[str, Any]:
+    """A gate by id or name."""
+    if text.startswith("gat_"):
+        return service.get(f"/v1/gates/{text}")
+    found: list[dict[str, Any]] = [gate for gate in service.get("/v1/gates", limit=1000)["items"] if gate["name"] == text]
+    if not found:
+        raise ServiceError.at("gate", f"there is no gate named {text!r}", "list them with: assay gate list")
+    if len(found) > 1:
+        raise ServiceError.at("gate", f"{len(found)} gates are named {text!r}", f"say which by its id: {', '.join(g['id'] for g in found)}")
+    return found[0]
+
+
+def _worded(rule: dict[str, Any]) -> str:
+    said = ", ".join(f"{name} {value}" for name, value in rule.items() if name != "kind" and value is not None)
+    return f"{rule['kind']}: {said}"
 
 
 def _last_job(service: Client, schedule: dict[str, Any]) -> str:

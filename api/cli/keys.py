@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from api.cli.console import err, out, sentences, show_json, show_table
+from api.cli.console import err, say, sentences, show_json, show_table
 from api.cli.host import database
 from api.cli.remote import Json, client
 from api.sdk.client import Client, ServiceError
@@ -27,7 +27,8 @@ app = typer.Typer(
 )
 Tenant = Annotated[str | None, typer.Option(metavar="NAME", help="work on the database of this host, for this tenant")]
 Scopes = Annotated[
-    list[str] | None, typer.Option("--scope", metavar="SCOPE", help=f"may be given several times: {', '.join(SCOPES)}; on this host: admin")
+    list[str] | None,
+    typer.Option("--scope", metavar="SCOPE,...", help=f"what it may do, of {', '.join(SCOPES)}; admin when left out on this host"),
 ]
 Days = Annotated[int | None, typer.Option("--days", min=1, max=3650, help="it expires after so many days")]
 Grace = Annotated[int, typer.Option("--grace", metavar="SECONDS", min=0, max=86_400, help="for how long the old secret works too")]
@@ -53,7 +54,7 @@ def create(
 ) -> None:
     """Make a key and print its token, which is never shown again. On this host a tenant that is not there is made too."""
     with sentences(), _keyring(tenant) as ring:
-        _say(ring.create(name, scope, days), as_json)
+        _say(ring.create(name, _split(scope), days), as_json)
 
 
 @app.command("list")
@@ -69,11 +70,11 @@ def list_(tenant: Tenant = None, as_json: Json = False) -> None:
 
 
 @app.command("revoke")
-def revoke(key_id: str, tenant: Tenant = None) -> None:
+def revoke(key_id: str, tenant: Tenant = None, as_json: Json = False) -> None:
     """End a key for good, at once."""
     with sentences(), _keyring(tenant) as ring:
         ring.revoke(key_id)
-        out.print(f"{key_id} is revoked")
+        say({"id": key_id, "revoked": True}, f"{key_id} is revoked", as_json)
 
 
 @app.command("rotate")
@@ -81,6 +82,11 @@ def rotate(key_id: str, grace: Grace = 0, tenant: Tenant = None, as_json: Json =
     """Give a key a new secret and print the new token. The old one ends at once, or after --grace seconds."""
     with sentences(), _keyring(tenant) as ring:
         _say(ring.rotate(key_id, grace), as_json)
+
+
+def _split(scopes: list[str] | None) -> list[str]:
+    """Scopes may be given one by one or with commas between them."""
+    return [name for text in scopes or () for name in text.replace(" ", "").split(",") if name]
 
 
 @contextmanager

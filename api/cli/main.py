@@ -3,27 +3,76 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
-from api.cli import gates, keys, queries, remote, schedules, tenants, webhooks
-from api.cli.console import sentences
+from api.cli import gates, jobs, keys, queries, remote, schedules, tenants, webhooks
+from api.cli.console import err, sentences
 from api.cli.process import GRACE, PASS_ON, become
+from certify.exit_codes import Exit
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True, help="Certified robustness as a service.")
-app.add_typer(remote.model_app, name="model")
-app.add_typer(remote.dataset_app, name="dataset")
-app.add_typer(remote.job_app, name="job")
-app.add_typer(schedules.app, name="schedule")
-app.add_typer(gates.app, name="gate")
-app.add_typer(webhooks.app, name="webhook")
-app.add_typer(keys.app, name="key")
-app.add_typer(tenants.app, name="tenant")
-app.command("report")(remote.report)
-app.command("certificates")(queries.certificates)
-app.command("compare")(queries.compare)
+SERVICE, NIGHTLY, ALONE, RUN = "On a service", "Night after night", "In one process, without a service", "Run a service"
+
+
+class _Sentences(TyperGroup):
+    """A wrong command line is an error like any other: one sentence, exit code 4. Click's own 2 would say that a gate was inconclusive."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        try:
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except TyperException as error:
+            _explain(error)
+            code = int(Exit.ERROR)
+        except typer.Abort:
+            err.print("assay: interrupted")
+            code = int(Exit.ERROR)
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+def _explain(error: TyperException) -> None:
+    context, said = getattr(error, "ctx", None), error.format_message()
+    if "\n" in said or not said.strip():  # a group without a command: its help was printed or is the message
+        err.print(said, markup=False, highlight=False)
+        return
+    mend = f"; see: {context.command_path} --help" if context else ""
+    err.print(f"assay: {said[0].lower()}{said[1:].rstrip('.')}{mend}", markup=False, highlight=False)
+
+
+app = typer.Typer(
+    cls=_Sentences,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    help="Certified robustness as a service. Commands on a service read ASSAY_KEY and ASSAY_URL; most print tables, or JSON with --json."
+    " Exit codes: 0 done or passed, 1 refuted or failed, 2 unknown or inconclusive, 3 timeout, 4 error.",
+)
+app.add_typer(remote.model_app, name="model", rich_help_panel=SERVICE)
+app.add_typer(remote.dataset_app, name="dataset", rich_help_panel=SERVICE)
+app.add_typer(jobs.app, name="job", rich_help_panel=SERVICE)
+app.command("report", rich_help_panel=SERVICE)(jobs.report)
+app.command("certificates", rich_help_panel=SERVICE)(queries.certificates)
+app.command("compare", rich_help_panel=SERVICE)(queries.compare)
+app.add_typer(schedules.app, name="schedule", rich_help_panel=NIGHTLY)
+app.add_typer(gates.app, name="gate", rich_help_panel=NIGHTLY)
+app.add_typer(webhooks.app, name="webhook", rich_help_panel=NIGHTLY)
+app.add_typer(keys.app, name="key", rich_help_panel=RUN)
+app.add_typer(tenants.app, name="tenant", rich_help_panel=RUN)
 
 
 def _version(wanted: bool) -> None:
@@ -33,35 +82,35 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
-    """Certified robustness as a service."""
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it and exit")] = False) -> None:
+    pass
 
 
-@app.command("certify", context_settings=PASS_ON)
+@app.command("certify", context_settings=PASS_ON, rich_help_panel=ALONE)
 def certify(context: typer.Context) -> None:
     """Certify a model in one process: --model M.onnx --data D.npz --spec spec.json --out results.jsonl."""
     become("workers.local", "certify", *context.args)
 
 
-@app.command("predict", context_settings=PASS_ON)
+@app.command("predict", context_settings=PASS_ON, rich_help_panel=ALONE)
 def predict(context: typer.Context) -> None:
     """What the smoothed classifier answers, without a radius: --model M.onnx --data D.npz --sigma 0.25 --out predictions.jsonl."""
     become("workers.predict", *context.args)
 
 
-@app.command("recompute", context_settings=PASS_ON)
+@app.command("recompute", context_settings=PASS_ON, rich_help_panel=ALONE)
 def recompute(context: typer.Context) -> None:
     """Radii again from stored votes, exploratory: --results results.jsonl --out new.jsonl [--alpha A] [--bound B] [--error-rate E]."""
     become("workers.recompute", *context.args)
 
 
-@app.command("export", context_settings=PASS_ON)
+@app.command("export", context_settings=PASS_ON, rich_help_panel=ALONE)
 def export(context: typer.Context) -> None:
     """Write a trained torch module as ONNX, checked: PACKAGE.MODULE:FACTORY --weights W.safetensors --input-shape 1,28,28 --out M.onnx."""
     become("workers.export", *context.args)
 
 
-@app.command("up")
+@app.command("up", rich_help_panel=RUN)
 def up(
     home: Annotated[str | None, typer.Option(help="folder for the database and the files")] = None,
     host: Annotated[str | None, typer.Option()] = None,
@@ -77,7 +126,7 @@ def up(
         raise typer.Exit(run())
 
 
-@app.command("api")
+@app.command("api", rich_help_panel=RUN)
 def api() -> None:
     """Run the API alone."""
     from storage.settings import Settings
@@ -87,13 +136,13 @@ def api() -> None:
     become("uvicorn", "api.app:app", "--host", settings.host, "--port", str(settings.port), "--no-access-log", *GRACE)
 
 
-@app.command("worker")
+@app.command("worker", rich_help_panel=RUN)
 def worker() -> None:
     """Run the dispatcher and its workers alone."""
     become("workers.dispatcher")
 
 
-@app.command("scheduler")
+@app.command("scheduler", rich_help_panel=RUN)
 def scheduler() -> None:
     """Run the scheduler alone. Several may run: each tick is fired once."""
     become("workers.scheduler")

@@ -1,4 +1,4 @@
-"""Commands that talk to a service: models, datasets, jobs, reports."""
+"""Models and datasets on a service, and what every command that talks to one shares."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import err, out, sentences, show_json, show_table
+from api.cli.console import err, sentences, show_json, show_table
 from api.cli.facts import show_artifact
 from api.cli.process import PASS_ON, become, run
 from api.sdk.client import Client, ServiceError
-from api.sdk.progress import shown
 from certify.errors import ModelRejected, Problem
-from certify.exit_codes import Exit, Requirement, check_gates, exit_code
-from certify.findings import parse_finding
-from certify.report import CertifierReport, Report
-from certify.rounding import show_share
 from certify.spec import parse_spec
 
 model_app = typer.Typer(no_args_is_help=True, help="Models by name and version: ONNX files, or torch modules exported here.")
@@ -27,13 +22,12 @@ dataset_app = typer.Typer(
     no_args_is_help=True,
     help="Datasets by name and version: .npz, .npy, .safetensors or Parquet files; pack makes one from a folder of images.",
 )
-job_app = typer.Typer(no_args_is_help=True, help="Jobs: one model, one dataset, one spec.")
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Require = Annotated[
     list[str] | None, typer.Option("--require", metavar="SHARE@RADIUS", help="a gate on certified accuracy, such as 0.60@0.25")
 ]
-_RADII = 7
+SpecText = Annotated[str, typer.Option("--spec", metavar="FILE|JSON", help="a JSON file, or the JSON itself")]
 
 
 def client() -> Client:
@@ -128,100 +122,6 @@ def show_dataset(dataset: str, as_json: Json = False) -> None:
         _show_artifact(service.get(f"/v1/datasets/{resolve(service, 'datasets', dataset)}"), as_json)
 
 
-@job_app.command("submit")
-def submit(
-    model: Annotated[str, typer.Option(help="id or name")],
-    dataset: Annotated[str, typer.Option(help="id or name")],
-    spec: Annotated[Path, typer.Option(help="JSON file")],
-    name: Annotated[str, typer.Option()] = "",
-    watch: Annotated[bool, typer.Option("--watch", help="follow the job to its end")] = False,
-    require: Require = None,
-    as_json: Json = False,
-) -> None:
-    """Submit a job."""
-    with sentences(), client() as service:
-        gates = [Requirement.parse(text) for text in require or ()]
-        wanted = read_spec(spec)
-        job = service.submit(resolve(service, "models", model), resolve(service, "datasets", dataset), wanted, name)
-        if job["reused"]:
-            err.print(f"unchanged since {job['created_at']}: {job['id']} already answers this")
-        if watch:
-            raise typer.Exit(_watch(service, job["id"], gates))
-        show_json(job) if as_json else typer.echo(job["id"])
-
-
-@job_app.command("watch")
-def watch(job_id: str, require: Require = None) -> None:
-    """Follow a job to its end; the exit code says what became of it."""
-    with sentences(), client() as service:
-        raise typer.Exit(_watch(service, job_id, [Requirement.parse(text) for text in require or ()]))
-
-
-@job_app.command("list")
-def list_jobs(as_json: Json = False) -> None:
-    """Jobs, newest first."""
-    with sentences(), client() as service:
-        jobs = service.get("/v1/jobs", limit=100)["items"]
-        if as_json:
-            show_json(jobs)
-            return
-        rows = [
-            (j["id"], j["name"], j["state"], f"{j['progress']['certificates_done']}/{j['progress']['certificates_total']}", j["created_at"])
-            for j in jobs
-        ]
-        show_table(("id", "name", "state", "certificates", "created"), rows)
-
-
-@job_app.command("show")
-def show_job(job_id: str) -> None:
-    """Everything about a job."""
-    with sentences(), client() as service:
-        show_json(service.get(f"/v1/jobs/{job_id}"))
-
-
-@job_app.command("cancel")
-def cancel(job_id: str) -> None:
-    """Ask a job to stop; what is finished is kept."""
-    with sentences(), client() as service:
-        typer.echo(service.post(f"/v1/jobs/{job_id}/cancel")["state"])
-
-
-@job_app.command("results")
-def results(job_id: str, out_file: Annotated[Path | None, typer.Option("--out", help="write to a file")] = None) -> None:
-    """All certificates and attack results as JSON lines."""
-    with sentences(), client() as service:
-        lines = "".join(f"{line}\n" for line in service.results(job_id))
-        if out_file is None:
-            typer.echo(lines, nl=False)
-        else:
-            out_file.write_text(lines)
-
-
-def report(
-    job_id: str,
-    html: Annotated[Path | None, typer.Option(help="write the page to a file")] = None,
-    shape: Annotated[
-        str, typer.Option("--format", metavar="table|latex|mlflow", help="rows of a LaTeX table, or metrics for MLflow")
-    ] = "table",
-    radius: Annotated[list[float] | None, typer.Option(min=0.0, help="where, for latex and mlflow")] = None,
-    as_json: Json = False,
-) -> None:
-    """The certified-accuracy report of a job: a table, JSON, one HTML page, or what other tools read."""
-    with sentences(), client() as service:
-        if shape != "table":
-            for line in service.lines(f"/v1/jobs/{job_id}/report", format=shape, radius=radius or None):
-                typer.echo(line)
-            return
-        found = service.get(f"/v1/jobs/{job_id}/report")
-        if html is not None:
-            html.write_text(service.report_html(job_id))
-            err.print(f"wrote {html}")
-        if as_json:
-            show_json(found)
-        else:
-            _show_report(Report.model_validate(found["report"]))
-
-
 def _inspected(service: Client, noun: str, artifact_id: str, as_json: bool) -> None:
     with err.status("waiting for a worker to inspect it"):
         found = service.inspected(noun, artifact_id)
@@ -247,64 +147,27 @@ def _list(noun: str, as_json: bool) -> None:
 
 
 def resolve(service: Client, noun: str, text: str) -> str:
-    """An id as it is; a name as its newest version."""
+    """An id as it is; `mine` or `mine@latest` as its newest version, `mine@3` as that one."""
     if text.startswith(("mdl_", "dat_")):
         return text
-    items = service.get(f"/v1/{noun}", name=text, limit=1)["items"]
-    if not items:
+    name, _, version = text.partition("@")
+    newest = version in ("", "latest")
+    items = service.get(f"/v1/{noun}", name=name, limit=1 if newest else 1000)["items"]
+    found = [item for item in items if newest or str(item["version"]) == version]
+    if not found:
         raise ServiceError.at(noun[:-1], f"there is no {noun[:-1]} named {text!r}", f"list them with: assay {noun[:-1]} list")
-    return str(items[0]["id"])
+    return str(found[0]["id"])
 
 
-def _watch(service: Client, job_id: str, gates: list[Requirement]) -> int:
-    with shown(err) as tell:
-        job = service.watch(job_id, tell)
-    return _ended(service, job, gates)
-
-
-def _ended(service: Client, job: dict[str, Any], gates: list[Requirement]) -> int:
-    for problem in job["error"]:
-        err.print(f"assay: {Problem(**problem).sentence()}", markup=False, highlight=False)
-    if job["state"] != "succeeded":
-        err.print(f"{job['id']} {job['state']}")
-        return Exit.ERROR
-    findings = [parse_finding(line) for line in service.results(job["id"])]
-    _show_report(Report.model_validate(service.get(f"/v1/jobs/{job['id']}/report")["report"]))
-    typer.echo(job["id"])
-    code, checked = exit_code(parse_spec(job["spec"]), findings), check_gates(gates, findings)
-    for gate in checked:
-        err.print(gate.sentence, highlight=False)
-    if gates and code is not Exit.ERROR:
-        return Exit.DONE if all(gate.passed for gate in checked) else Exit.REFUTED
-    return code
-
-
-def _show_report(found: Report) -> None:
-    for certifier in found.certifiers:
-        title = f"{certifier.title}, statement {certifier.statement}: {certifier.examples} examples"
-        if certifier.reaches:
-            _show_curve(certifier, title)
-        else:
-            out.print(f"{title}\n{certifier.note}", markup=False, highlight=False)
-        out.print(
-            f"answered correctly {show_share(certifier.clean_accuracy)}; "
-            + ", ".join(f"{v}: {n}" for v, n in certifier.verdicts.items())
-            + "\n"
-        )
-
-
-def _show_curve(certifier: CertifierReport, title: str) -> None:
-    radii, points = zip(*certifier.shown(_RADII), strict=True)
-    show_table(("radius", *radii), [("certified accuracy", *(show_share(p.certified_accuracy) for p in points))], title)
-    if certifier.note:
-        out.print(certifier.note, markup=False, highlight=False)
-
-
-def read_spec(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ServiceError.at("spec", f"cannot read {path}: {error.strerror}", "check the path") from None
+def read_spec(asked: str) -> dict[str, Any]:
+    """A spec from a file, or written out on the command line."""
+    text = asked
+    if not asked.lstrip().startswith("{"):
+        try:
+            text = Path(asked).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not text"
+            raise ServiceError.at("spec", f"cannot read {asked}: {why}", "check the path, or write the JSON itself") from None
     parse_spec(text)
     found: dict[str, Any] = json.loads(text)
     return found

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
-from api.cli.console import err, out, sentences, show_json, show_table
-from api.cli.remote import Json, client, read_spec
+from api.cli.console import err, out, say, sentences, show_json, show_table
+from api.cli.remote import Json, SpecText, client, read_spec
 from api.sdk.client import Client, ServiceError
+from api.sdk.progress import shown
+from certify.errors import Problem
 from certify.exit_codes import Exit
 from storage.records_schedules import CatchUp, Overlap
 
@@ -23,7 +24,6 @@ Zone = Annotated[str, typer.Option(help="zone on whose clock it runs, such as Eu
 Asked = Annotated[
     str, typer.Option(metavar="NAME[@VERSION]|ID", help="NAME or NAME@latest follows the newest version, NAME@3 is version 3")
 ]
-Spec = Annotated[Path, typer.Option(help="JSON file")]
 OverlapPolicy = Annotated[Overlap, typer.Option(help="what a tick does while the job before is at work")]
 CatchUpPolicy = Annotated[CatchUp, typer.Option(help="which missed ticks are made up for")]
 Deadline = Annotated[int | None, typer.Option(metavar="SECONDS", min=1, help="skip a tick that could not be started by then")]
@@ -37,7 +37,7 @@ def add(
     cron: Cron,
     model: Asked,
     dataset: Asked,
-    spec: Spec,
+    spec: SpecText,
     zone: Zone = "UTC",
     overlap: OverlapPolicy = Overlap.SKIP,
     catch_up: CatchUpPolicy = CatchUp.LATEST,
@@ -61,7 +61,7 @@ def set_(
     zone: Annotated[str | None, typer.Option()] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]|ID")] = None,
     dataset: Annotated[str | None, typer.Option(metavar="NAME[@VERSION]|ID")] = None,
-    spec: Annotated[Path | None, typer.Option(help="JSON file")] = None,
+    spec: Annotated[str | None, typer.Option(metavar="FILE|JSON")] = None,
     overlap: Annotated[Overlap | None, typer.Option()] = None,
     catch_up: Annotated[CatchUp | None, typer.Option()] = None,
     deadline: Annotated[int | None, typer.Option(metavar="SECONDS", min=0, help="0: no deadline")] = None,
@@ -113,25 +113,29 @@ def show(schedule: Which, as_json: Json = False) -> None:
 
 
 @app.command("pause")
-def pause(schedule: Which) -> None:
+def pause(schedule: Which, as_json: Json = False) -> None:
     """No more ticks until it is resumed."""
     with sentences(), client() as service:
         paused = service.post(f"/v1/schedules/{find(service, schedule)['id']}/pause")
-        out.print(f"{paused['name']} is paused", markup=False)
+        say(paused, f"{paused['name']} is paused", as_json)
 
 
 @app.command("resume")
-def resume(schedule: Which) -> None:
+def resume(schedule: Which, as_json: Json = False) -> None:
     """Tick again from now on; what was missed meanwhile is not made up for."""
     with sentences(), client() as service:
-        _say(service.post(f"/v1/schedules/{find(service, schedule)['id']}/resume"), as_json=False)
+        _say(service.post(f"/v1/schedules/{find(service, schedule)['id']}/resume"), as_json)
 
 
 @app.command("run")
-def run(schedule: Which, as_json: Json = False) -> None:
-    """Run it now, also while it is paused, and print its job: assay job watch $(assay schedule run nightly)."""
+def run(
+    schedule: Which, wait: Annotated[bool, typer.Option("--wait", help="until its job has ended")] = False, as_json: Json = False
+) -> None:
+    """Run it now, also while it is paused, and print its job."""
     with sentences(), client() as service:
         made = service.post(f"/v1/schedules/{find(service, schedule)['id']}/run")
+        if wait:
+            made = _waited(service, made)
         if as_json:
             show_json(made)
         else:
@@ -140,6 +144,20 @@ def run(schedule: Which, as_json: Json = False) -> None:
                 typer.echo(made["job"])
         if made["state"] in ("skipped", "failed"):
             raise typer.Exit(Exit.ERROR)
+
+
+def _waited(service: Client, made: dict[str, Any]) -> dict[str, Any]:
+    """The run, once its job has succeeded."""
+    if made["state"] == "waiting":
+        with err.status("waiting for the run to start"):
+            made = service.last_run(made["schedule"]) or made
+    if made["job"]:
+        with shown(err) as tell:
+            job = service.watch(made["job"], tell)
+        if job["state"] != "succeeded":
+            unsaid = Problem(field="job", detail=f"{job['id']} {job['state']}", mend="run it again")
+            raise ServiceError(*([Problem(**problem) for problem in job["error"]] or [unsaid]))
+    return made
 
 
 @app.command("history")
@@ -178,12 +196,12 @@ def preview(
 
 
 @app.command("remove")
-def remove(schedule: Which) -> None:
+def remove(schedule: Which, as_json: Json = False) -> None:
     """Remove a schedule with its history and its gates; its jobs stay."""
     with sentences(), client() as service:
         found = find(service, schedule)
         service.delete(f"/v1/schedules/{found['id']}")
-        out.print(f"{found['name']} is removed", markup=False)
+        say({"id": found["id"], "removed": True}, f"{found['name']} is removed", as_json)
 
 
 def find(service: Client, text: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.console import err, sentences, show_json, show_table
+from api.cli.console import err, say, sentences, show_json, show_table
 from api.cli.remote import Json, client
 
 app = typer.Typer(no_args_is_help=True, help="Webhooks: addresses that are told what happened, signed and retried.")
@@ -49,15 +49,16 @@ def deliveries(webhook_id: str, as_json: Json = False) -> None:
 
 
 @app.command("test")
-def test(webhook_id: str) -> None:
-    """Send a test event."""
+def send_test(webhook_id: str, as_json: Json = False) -> None:
+    """Send a test event and print its id; what became of it: assay webhook deliveries."""
     with sentences(), client() as service:
-        typer.echo(service.post(f"/v1/webhooks/{webhook_id}/test")["id"])
+        sent = service.post(f"/v1/webhooks/{webhook_id}/test")
+        say(sent, sent["id"], as_json)
 
 
 @app.command("remove")
-def remove(webhook_id: str) -> None:
+def remove(webhook_id: str, as_json: Json = False) -> None:
     """Remove a webhook and what was still to be sent to it."""
     with sentences(), client() as service:
         service.delete(f"/v1/webhooks/{webhook_id}")
-        typer.echo(f"{webhook_id} is removed")
+        say({"id": webhook_id, "removed": True}, f"{webhook_id} is removed", as_json)

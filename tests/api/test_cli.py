@@ -168,10 +168,10 @@ def test_gates_hold_a_ci_and_a_schedule(up: Up, tmp_path: Path) -> None:
         assert "never certifies radius 9" in gate("add", "wrong", "--job", job, "--require", "0.5@9").stderr
 
         template = {"model": {"name": "gated"}, "dataset": {"name": "gated"}, "spec": spec}
-        made = service.post("/v1/schedules", {"name": "nightly", "cron": "0 2 1 1 *", "template": template})
-        assert gate("add", "steady", "--schedule", "nightly", "--no-drop", "0.1", "--level-per-year", "0.05").exit_code == 0
-        assert gate("check", "nightly").exit_code == 4  # it has not run yet
+        made = service.post("/v1/schedules", {"name": "guarded", "cron": "0 2 1 1 *", "template": template})
+        assert gate("add", "steady", "--schedule", "guarded", "--no-drop", "0.1", "--level-per-year", "0.05").exit_code == 0
+        assert gate("check", "guarded").exit_code == 4  # it has not run yet
         for code, text in ((2, "steady: inconclusive"), (0, "steady: passed")):  # nothing to compare with, then the same answer again
             service.post(f"/v1/schedules/{made['id']}/run")
-            checked = gate("check", "nightly")
+            checked = gate("check", "guarded")
             assert (checked.exit_code, text in checked.stdout) == (code, True), checked.output

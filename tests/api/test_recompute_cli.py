@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from api.cli import main, remote
+from api.cli import jobs, main
 from api.sdk.client import Client
 from certify.certificate import Certificate
 from tests.api.conftest import Api
@@ -42,8 +42,8 @@ def test_results_of_a_service_job_are_recomputed(api: Api, tmp_path: Path, monke
     job_id = api.client.post("/v1/jobs", json={"model": model_id, "dataset": dataset_id, "spec": spec}).json()["id"]
     api.finish(job_id)
     service = Client("http://testserver", "")
-    service._http = api.client
-    monkeypatch.setattr(remote, "client", lambda: service)
+    service._connection.http = api.client
+    monkeypatch.setattr(jobs, "client", lambda: service)
     printed = CliRunner().invoke(main.app, ["job", "results", job_id])
     assert printed.exit_code == 0, printed.output
     (tmp_path / "old.jsonl").write_text(printed.stdout)

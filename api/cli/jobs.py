@@ -1,0 +1,174 @@
+"""Jobs: submitted, watched, shown; their results and reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli.console import err, out, say, sentences, show_json, show_table
+from api.cli.remote import Json, Require, SpecText, client, read_spec, resolve
+from api.sdk.client import Client
+from api.sdk.progress import shown
+from certify.errors import Problem
+from certify.exit_codes import Exit, Requirement, check_gates, exit_code
+from certify.findings import parse_finding
+from certify.report import CertifierReport, Report
+from certify.rounding import show_share
+from certify.spec import parse_spec
+
+app = typer.Typer(no_args_is_help=True, help="Jobs: one model, one dataset, one spec.")
+_RADII = 7
+
+
+@app.command("submit")
+def submit(
+    model: Annotated[str, typer.Option(metavar="NAME[@VERSION]|ID", help="a name means its newest version")],
+    dataset: Annotated[str, typer.Option(metavar="NAME[@VERSION]|ID")],
+    spec: SpecText,
+    name: Annotated[str, typer.Option(help="what to call it in lists")] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="follow the job to its end")] = False,
+    require: Require = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a job and print its id; with --watch, its report. An unchanged question is answered by the job that is there already."""
+    with sentences(), client() as service:
+        gates = [Requirement.parse(text) for text in require or ()]
+        wanted = read_spec(spec)
+        job = service.submit(resolve(service, "models", model), resolve(service, "datasets", dataset), wanted, name)
+        if job["reused"]:
+            err.print(f"unchanged since {job['created_at']}: {job['id']} already answers this")
+        if watch:
+            raise typer.Exit(_watch(service, job["id"], gates, as_json))
+        show_json(job) if as_json else typer.echo(job["id"])
+
+
+@app.command("watch")
+def watch(job_id: str, require: Require = None, as_json: Json = False) -> None:
+    """Follow a job to its end; the exit code says what became of it."""
+    with sentences(), client() as service:
+        raise typer.Exit(_watch(service, job_id, [Requirement.parse(text) for text in require or ()], as_json))
+
+
+@app.command("list")
+def list_jobs(as_json: Json = False) -> None:
+    """Jobs, newest first."""
+    with sentences(), client() as service:
+        jobs = service.get("/v1/jobs", limit=100)["items"]
+        if as_json:
+            show_json(jobs)
+            return
+        rows = [
+            (j["id"], j["name"], j["state"], f"{j['progress']['certificates_done']}/{j['progress']['certificates_total']}", j["created_at"])
+            for j in jobs
+        ]
+        show_table(("id", "name", "state", "certificates", "created"), rows)
+
+
+@app.command("show")
+def show_job(job_id: str, as_json: Json = False) -> None:
+    """What a job asks and how far it is; --json shows everything about it."""
+    with sentences(), client() as service:
+        found = service.get(f"/v1/jobs/{job_id}")
+        show_json(found) if as_json else show_table(("", ""), _rows(found))
+
+
+@app.command("cancel")
+def cancel(job_id: str, as_json: Json = False) -> None:
+    """Ask a job to stop; what is finished is kept."""
+    with sentences(), client() as service:
+        found = service.post(f"/v1/jobs/{job_id}/cancel")
+        say(found, found["state"], as_json)
+
+
+@app.command("results")
+def results(job_id: str, out_file: Annotated[Path | None, typer.Option("--out", help="write to a file")] = None) -> None:
+    """All certificates and attack results as JSON lines."""
+    with sentences(), client() as service:
+        lines = "".join(f"{line}\n" for line in service.results(job_id))
+        if out_file is None:
+            typer.echo(lines, nl=False)
+        else:
+            out_file.write_text(lines)
+
+
+def _rows(job: dict[str, Any]) -> list[tuple[str, object]]:
+    progress, asked = job["progress"], ", ".join(f"{c['kind']} ({c['norm']})" for c in job["spec"]["certifiers"])
+    rows = [("id", job["id"]), ("name", job["name"]), ("state", job["state"]), ("model", job["model"]), ("dataset", job["dataset"])]
+    rows += [("certifiers", asked), ("answers", f"{progress['certificates_done']} of {progress['certificates_total']}")]
+    rows += [(name, job[f"{name}_at"] or "not yet") for name in ("created", "started", "finished")]
+    rows += [("waits for", job["condition"])] if job["condition"] else []
+    return [*rows, *(("error", Problem(**problem).sentence()) for problem in job["error"])]
+
+
+def report(
+    job_id: str,
+    html: Annotated[Path | None, typer.Option(help="write the page to a file")] = None,
+    shape: Annotated[
+        str, typer.Option("--format", metavar="table|latex|mlflow", help="rows of a LaTeX table, or metrics for MLflow")
+    ] = "table",
+    radius: Annotated[list[float] | None, typer.Option(min=0.0, help="where, for latex and mlflow")] = None,
+    as_json: Json = False,
+) -> None:
+    """The certified-accuracy report of a job: a table, JSON, one HTML page, or what other tools read."""
+    with sentences(), client() as service:
+        if shape != "table":
+            for line in service.lines(f"/v1/jobs/{job_id}/report", format=shape, radius=radius or None):
+                typer.echo(line)
+            return
+        found = service.get(f"/v1/jobs/{job_id}/report")
+        if html is not None:
+            html.write_text(service.report_html(job_id))
+            err.print(f"wrote {html}")
+        if as_json:
+            show_json(found)
+        else:
+            _show_report(Report.model_validate(found["report"]))
+
+
+def _watch(service: Client, job_id: str, gates: list[Requirement], as_json: bool) -> int:
+    with shown(err) as tell:
+        job = service.watch(job_id, tell)
+    return _ended(service, job, gates, as_json)
+
+
+def _ended(service: Client, job: dict[str, Any], gates: list[Requirement], as_json: bool) -> int:
+    if as_json:
+        show_json(job)
+    for problem in job["error"]:
+        err.print(f"assay: {Problem(**problem).sentence()}", markup=False, highlight=False)
+    if job["state"] != "succeeded":
+        err.print(f"{job['id']} {job['state']}")
+        return Exit.ERROR
+    findings = [parse_finding(line) for line in service.results(job["id"])]
+    if not as_json:
+        _show_report(Report.model_validate(service.get(f"/v1/jobs/{job['id']}/report")["report"]))
+        typer.echo(job["id"])
+    code, checked = exit_code(parse_spec(job["spec"]), findings), check_gates(gates, findings)
+    for gate in checked:
+        err.print(gate.sentence, highlight=False)
+    if gates and code is not Exit.ERROR:
+        return Exit.DONE if all(gate.passed for gate in checked) else Exit.REFUTED
+    return code
+
+
+def _show_report(found: Report) -> None:
+    for certifier in found.certifiers:
+        title = f"{certifier.title}, statement {certifier.statement}: {certifier.examples} examples"
+        if certifier.reaches:
+            _show_curve(certifier, title)
+        else:
+            out.print(f"{title}\n{certifier.note}", markup=False, highlight=False)
+        out.print(
+            f"answered correctly {show_share(certifier.clean_accuracy)}; "
+            + ", ".join(f"{v}: {n}" for v, n in certifier.verdicts.items())
+            + "\n"
+        )
+
+
+def _show_curve(certifier: CertifierReport, title: str) -> None:
+    radii, points = zip(*certifier.shown(_RADII), strict=True)
+    show_table(("radius", *radii), [("certified accuracy", *(show_share(p.certified_accuracy) for p in points))], title)
+    if certifier.note:
+        out.print(certifier.note, markup=False, highlight=False)
