@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import problems
+from api import openapi, problems
 from api.caching import Revalidation
 from api.edge import Edge
 from api.gatekeeper import Gatekeeper, Rates
@@ -57,9 +57,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         strict_content_type=False,  # a body without a type is read as JSON; keys come in a header, so no foreign page can forge a request
-        responses={code: {"model": problems.ProblemDetails} for code in ("4XX", "5XX")},
+        generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)
+    openapi.install(app)
     for module in (blobs, models, datasets, jobs, events, predictions, queries, reports, schedules, gates, webhooks, keys, account, health):
         app.include_router(module.router)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# For `responses=` of a route that calls `keepable`.
+KEEPABLE: dict[int | str, dict[str, Any]] = {304: {"description": "the client has it: If-None-Match names its ETag"}}
 
 
 def keepable(request: Request, now: bool = True) -> None:

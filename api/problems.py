@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
@@ -141,8 +142,19 @@ def refusal(request: Request, error: Exception) -> JSONResponse:
     title = HTTPStatus(error.status_code).phrase
     detail = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not possible at {request.url.path}"}
     text = detail.get(error.status_code, str(error.detail))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request) or headers.get("Allow", "")
     code = _CODES.get(error.status_code, title.lower().replace(" ", "-"))
-    return _response(request, error.status_code, code, text, (), error.headers)
+    return _response(request, error.status_code, code, text, (), headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path: all of them, though each route knows only its own."""
+    for template, methods in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), request.url.path):
+            return ", ".join(sorted(method.upper() for method in methods))
+    return ""
 
 
 def _gone(request: Request, error: Exception) -> Response:

@@ -239,6 +239,8 @@ class PredictionPageOut(PredictionOut):
 
 
 class PageOut(BaseModel, Generic[T]):
+    """Some of a list. `next_cursor` leads to the next page, and is null on the last."""
+
     items: list[T]
     next_cursor: str | None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StrictBool, TypeAdapter
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -149,7 +149,7 @@ class NewWebhook(In):
 class WebhookChange(In):
     model_config = _example({"active": False})
 
-    active: bool = Field(description="false: nothing is sent, and what happens meanwhile is not kept")
+    active: StrictBool = Field(description="false: nothing is sent, and what happens meanwhile is not kept")
 
 
 class WebhookOut(Out):

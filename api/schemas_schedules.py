@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, TypeAdapter, WithJsonSchema, field_validator, model_validator
 
 from api.schemas import In, Name, Out
 from storage.cron import Cron
@@ -86,7 +86,7 @@ class NewSchedule(In):
     overlap: Overlap = Overlap.SKIP
     catch_up: CatchUp = CatchUp.LATEST
     deadline_seconds: Deadline = None
-    paused: bool = False
+    paused: StrictBool = False
 
 
 def _unnamed() -> Any:
@@ -108,7 +108,7 @@ class ScheduleChanges(In):
     overlap: Overlap = _unnamed()
     catch_up: CatchUp = _unnamed()
     deadline_seconds: Deadline = _unnamed()
-    paused: bool = _unnamed()
+    paused: StrictBool = _unnamed()
 
 
 class VersionOut(Out):

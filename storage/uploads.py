@@ -83,9 +83,7 @@ def check_part(upload: Upload, part: Part) -> None:
         raise _out_of_place(part, upload)
 
 
-def add_part(
-    db: Database, store: Artifacts, tenant_id: str, sha256: str, part: Part, path: Path, quota: Quota | None = None
-) -> Upload:
+def add_part(db: Database, store: Artifacts, tenant_id: str, sha256: str, part: Part, path: Path, quota: Quota | None = None) -> Upload:
     """Keep a part whose bytes are the file's; the same part again replaces it.
 
     Raises:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
+from api.openapi import also
 from api.problems import TooLarge, answer
 from api.receive import received
 from api.schemas import BlobOut, UploadOut
@@ -22,15 +23,30 @@ from storage.records import Quota
 from storage.uploads import OutOfPlace, Part, Upload
 
 router = APIRouter(prefix="/v1/blobs", tags=["blobs"])
+BYTES = "application/octet-stream"
 Hex = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the content, in hex")]
 ContentRange = Annotated[
     str | None,
-    Header(description="the body is one part: `bytes FIRST-LAST/TOTAL`, the last byte included", examples=["bytes 0-1048575/3000000"]),
+    Header(
+        alias="Content-Range",
+        description="the body is one part: `bytes FIRST-LAST/TOTAL`, the last byte included",
+        examples=["bytes 0-1048575/3000000"],
+    ),
 ]
 _RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 
 
-@router.put("/sha256/{sha256}", status_code=201, response_model=BlobOut)
+@router.put(
+    "/sha256/{sha256}",
+    status_code=201,
+    response_model=BlobOut,
+    responses={
+        200: {"model": BlobOut, "description": "the tenant had it already"},
+        202: {"model": UploadOut, "description": "a part; Upload-Offset says where the next one begins"},
+        **also(409, why="the part does not continue the upload; Upload-Offset says what does"),
+    },
+    openapi_extra={"requestBody": {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}},
+)
 async def put_blob(
     sha256: Hex, request: Request, db: Db, store: Store, conf: Conf, tenant: CanWriteBlobs, content_range: ContentRange = None
 ) -> Response:
@@ -67,7 +83,7 @@ async def _put_part(sha256: str, part: Part, request: Request, db: Db, store: St
     return _there(sha256, upload.total, new=new)
 
 
-@router.head("/sha256/{sha256}")
+@router.head("/sha256/{sha256}", response_class=Response)
 def head_blob(sha256: Hex, request: Request, db: Db, tenant: CanReadBlobs) -> Response:
     """200 when this tenant has uploaded the content, so that it need not be sent again; else 404.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from api.caching import keepable
+from api.caching import KEEPABLE, keepable
+from api.openapi import also
 from api.paging import Cursor, Limit, page
 from api.schemas import DatasetOut, NewDataset, PageOut
 from api.security import By, CanRead, CanWriteDatasets, Db, Store
@@ -16,7 +17,7 @@ from storage.records import ArtifactState
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, responses=also(404))
 def create_dataset(body: NewDataset, response: Response, db: Db, store: Store, tenant: CanWriteDatasets, by: By) -> DatasetOut:
     """Register uploaded bytes as the next version of a dataset. A worker inspects it; then it is ready or rejected."""
     if blob_size(db, tenant, body.blob) is not None:
@@ -34,7 +35,7 @@ def list_datasets(
     return page(catalog.list_datasets(db, tenant, limit=limit, cursor=cursor, name=name), DatasetOut.of, request, response)
 
 
-@router.get("/{dataset_id}")
+@router.get("/{dataset_id}", responses=KEEPABLE)
 def get_dataset(dataset_id: str, request: Request, db: Db, tenant: CanRead) -> DatasetOut:
     """One dataset with its facts, or the reason why it was rejected."""
     dataset = catalog.get_dataset(db, tenant, dataset_id)

@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
+from api.openapi import event_stream
 from api.schemas import ProgressOut
 from api.security import CanRead, Db
 from storage import events
@@ -25,7 +26,13 @@ from storage.records import Progress
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LastEventId = Annotated[
-    str | None, Header(pattern=r"^[0-9]{1,18}$", description="`id` of the last event seen; the stream goes on behind it", examples=["17"])
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        pattern=r"^[0-9]{1,18}$",
+        description="`id` of the last event seen; the stream goes on behind it",
+        examples=["17"],
+    ),
 ]
 
 # A client that watches holds no thread and no connection to the database: one short look each second.
@@ -36,7 +43,11 @@ _LONGEST_SECONDS = 900.0
 _RECONNECT_MS = 2000
 
 
-@router.get("/{job_id}/events", response_class=StreamingResponse)
+@router.get(
+    "/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": event_stream("events")}, 204: {"description": "the job has ended and all its events were seen"}},
+)
 async def watch_job(job_id: str, db: Db, tenant: CanRead, last_event_id: LastEventId = None) -> Response:
     """Server-sent events from the job's first to its last, which ends the stream: `queued`, `running`, `condition`, `cancelling`,
     `finalizing`, `ended`, each with an `id`; and between them, at most once a second and without one, `progress`.
@@ -56,8 +67,8 @@ async def _stream(db: Database, tenant: str, job_id: str, after: int, first: Wat
     began = spoke = time.monotonic()
     yield format_sse_event(retry=_RECONNECT_MS)
     while True:
-        for text in told.of(look):
-            yield text
+        for news in told.of(look):
+            yield news
             spoke = time.monotonic()
         now = time.monotonic()
         if told.all or now - began > _LONGEST_SECONDS:

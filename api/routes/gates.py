@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
 from api.junit import junit
+from api.negotiation import choose
+from api.openapi import also, text
 from api.paging import Cursor, Limit, page
 from api.schemas import PageOut
 from api.schemas_gates import GateOut, JobGatesOut, NewGate, OutcomeOut, Pin, newest_of_each
@@ -19,7 +21,7 @@ router = APIRouter(tags=["gates"])
 XML = "application/xml"
 
 
-@router.post("/v1/gates", status_code=201)
+@router.post("/v1/gates", status_code=201, responses=also(404))
 def create_gate(body: NewGate, response: Response, db: Db, tenant: CanWriteGates, by: By) -> GateOut:
     """Put a gate on a schedule or a job. Rules that no run could ever answer are refused."""
     rules = parse_rules(body.rules)
@@ -69,13 +71,15 @@ def list_outcomes(
     return page(gates.list_outcomes(db, tenant, gate_id, limit=limit, cursor=cursor), OutcomeOut.of, request, response)
 
 
-@router.get("/v1/jobs/{job_id}/gates", response_model=JobGatesOut, responses={200: {"content": {XML: {}}}})
+@router.get(
+    "/v1/jobs/{job_id}/gates", response_model=JobGatesOut, responses={200: {"content": text(XML, "gates.xml", "JUnit")}, **also(409)}
+)
 def gates_of_job(
-    job_id: str, request: Request, db: Db, tenant: CanRead, format: Annotated[str | None, Query(pattern="^(json|junit)$")] = None
+    job_id: str, request: Request, db: Db, tenant: CanRead, format: Annotated[Literal["json", "junit"] | None, Query()] = None
 ) -> object:
     """What became of a job at its gates: as JSON, or as JUnit XML for a CI once all of them have judged."""
     found = gates.gates_of_job(db, tenant, job_id)
-    if format == "json" or (format is None and XML not in request.headers.get("accept", "")):
+    if choose(request, format, {"json": "application/json", "junit": XML}) == "json":
         return JobGatesOut.of(found)
     if found.waiting:
         raise Conflict.at("job", f"{len(found.waiting)} gates have not judged {job_id} yet", "ask again when the job has ended")

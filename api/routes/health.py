@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from pydantic import BaseModel
 
+from api.openapi import text
 from api.security import Db
 from storage.errors import Busy
 from storage.jobs import count_by_state
@@ -17,23 +18,29 @@ from storage.schedule_runs import count_schedules
 router = APIRouter(tags=["health"])
 
 
+class StatusOut(BaseModel):
+    status: Literal["ok", "unavailable"]
+    reason: str = ""
+
+
 @router.get("/healthz")
-def healthz() -> dict[str, str]:
+def healthz() -> StatusOut:
     """The process answers."""
-    return {"status": "ok"}
+    return StatusOut(status="ok")
 
 
-@router.get("/readyz", responses={503: {"description": "the database cannot be reached"}})
-def readyz(db: Db) -> Response:
+@router.get("/readyz", responses={503: {"model": StatusOut, "description": "the database cannot be reached"}})
+def readyz(db: Db, response: Response) -> StatusOut:
     """The database answers."""
     try:
         db.ping()
     except Busy:
-        return JSONResponse({"status": "unavailable", "reason": "the database cannot be reached"}, 503)
-    return JSONResponse({"status": "ok"})
+        response.status_code = 503
+        return StatusOut(status="unavailable", reason="the database cannot be reached")
+    return StatusOut(status="ok")
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses={200: {"content": text("text/plain", "metrics")}})
 def metrics(db: Db) -> Response:
     """Jobs, schedules and their runs by state, for Prometheus; `assay_schedule_late_seconds` grows while no scheduler works."""
     registry, found = CollectorRegistry(), count_schedules(db)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.caching import keepable
+from api.caching import KEEPABLE, keepable
 from api.negotiation import choose
+from api.openapi import also, text
 from api.paging import Cursor, Limit, page
 from api.schemas import JobOut, NewJob, PageOut
 from api.security import By, CanRead, CanWriteJobs, Conf, Db
@@ -23,9 +24,14 @@ from storage.records import JobState
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 NDJSON = "application/x-ndjson"
+UNCHANGED: dict[int | str, Any] = {200: {"model": JobOut, "description": "an unchanged question: the job that already answers it"}}
 
 
-@router.post("", status_code=202, responses={200: {"description": "an unchanged question: the job that already answers it"}})
+class FindingPage(PageOut[Finding]):
+    """Certificates and attack results; `kind` tells them apart."""
+
+
+@router.post("", status_code=202, responses={**UNCHANGED, **also(404)})
 def create_job(body: NewJob, response: Response, db: Db, conf: Conf, tenant: CanWriteJobs, by: By) -> JobOut:
     """Submit a job. The spec is checked against the model and the dataset before anything is queued."""
     spec = _spec(body)
@@ -55,7 +61,7 @@ def list_jobs(
     return page(jobs.list_jobs(db, tenant, limit=limit, cursor=cursor, state=state), JobOut.of, request, response)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", responses=KEEPABLE)
 def get_job(job_id: str, request: Request, db: Db, tenant: CanRead) -> JobOut:
     """A job with its progress, rate and what it waits for."""
     job = jobs.get_job(db, tenant, job_id)
@@ -69,7 +75,11 @@ def cancel_job(job_id: str, db: Db, tenant: CanWriteJobs, by: By) -> JobOut:
     return JobOut.of(jobs.request_cancel(db, tenant, job_id, by))
 
 
-@router.get("/{job_id}/results", response_model=PageOut[Finding], responses={200: {"content": {NDJSON: {}}}})
+@router.get(
+    "/{job_id}/results",
+    response_model=FindingPage,
+    responses={200: {"content": text(NDJSON, "results.ndjson", "one result a line")}, **KEEPABLE},
+)
 def get_results(
     job_id: str,
     request: Request,
@@ -78,7 +88,7 @@ def get_results(
     tenant: CanRead,
     limit: Limit = 100,
     cursor: Cursor = None,
-    format: Annotated[str | None, Query(pattern="^(json|ndjson)$")] = None,
+    format: Annotated[Literal["json", "ndjson"] | None, Query()] = None,
 ) -> object:
     """Certificates and attack results by certifier, then example: a page of JSON, or all of them as JSON lines."""
     ended = jobs.has_ended(db, tenant, job_id)  # asked before its rows are read; a wrong id is an error before a stream starts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from api.caching import keepable
+from api.caching import KEEPABLE, keepable
+from api.openapi import also
 from api.paging import Cursor, Limit, page
 from api.schemas import ModelOut, NewModel, PageOut
 from api.security import By, CanRead, CanWriteModels, Db, Store
@@ -16,7 +17,7 @@ from storage.records import ArtifactState
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, responses=also(404))
 def create_model(body: NewModel, response: Response, db: Db, store: Store, tenant: CanWriteModels, by: By) -> ModelOut:
     """Register uploaded bytes as the next version of a model. A worker inspects it; then it is ready or rejected."""
     if blob_size(db, tenant, body.blob) is not None:
@@ -34,7 +35,7 @@ def list_models(
     return page(catalog.list_models(db, tenant, limit=limit, cursor=cursor, name=name), ModelOut.of, request, response)
 
 
-@router.get("/{model_id}")
+@router.get("/{model_id}", responses=KEEPABLE)
 def get_model(model_id: str, request: Request, db: Db, tenant: CanRead) -> ModelOut:
     """One model with its facts, or the reason why it was rejected."""
     model = catalog.get_model(db, tenant, model_id)

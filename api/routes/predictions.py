@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from api.caching import keepable
+from api.caching import KEEPABLE, keepable
+from api.openapi import also
 from api.paging import Cursor, Limit, page
 from api.schemas import AnswerOut, NewPrediction, PredictionOut, PredictionPageOut
 from api.security import By, CanRead, CanWriteJobs, Conf, Db
@@ -17,9 +19,12 @@ from storage import jobs, results
 from storage.errors import NotFound
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
+UNCHANGED: dict[int | str, Any] = {
+    200: {"model": PredictionOut, "description": "an unchanged question: the prediction that already answers it"}
+}
 
 
-@router.post("", status_code=202, responses={200: {"description": "an unchanged question: the prediction that already answers it"}})
+@router.post("", status_code=202, responses={**UNCHANGED, **also(404)})
 def create_prediction(body: NewPrediction, response: Response, db: Db, conf: Conf, tenant: CanWriteJobs, by: By) -> PredictionOut:
     """Ask for the smoothed classifier's answers at the inputs themselves. It is a job: `/v1/jobs/{id}` cancels it and has its report."""
     with _own_words():
@@ -41,7 +46,7 @@ def create_prediction(body: NewPrediction, response: Response, db: Db, conf: Con
     return PredictionOut.of(job, reused=not new)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", responses=KEEPABLE)
 def get_prediction(
     job_id: str, request: Request, response: Response, db: Db, tenant: CanRead, limit: Limit = 100, cursor: Cursor = None
 ) -> PredictionPageOut:

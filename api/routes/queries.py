@@ -10,6 +10,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from api import exports
+from api.negotiation import choose
+from api.openapi import also, text
 from api.paging import Cursor, Limit, page
 from api.routes.jobs import NDJSON
 from api.schemas import PageOut
@@ -45,7 +47,11 @@ class Wanted(BaseModel):
         return queries.Filter(**self.model_dump(mode="json"))
 
 
-@router.get("/certificates", response_model=PageOut[FoundOut], responses={200: {"content": {NDJSON: {}, CSV: {}}}})
+@router.get(
+    "/certificates",
+    response_model=PageOut[FoundOut],
+    responses={200: {"content": {**text(NDJSON, "certificates.ndjson"), **text(CSV, "certificates.csv")}}, **also(404)},
+)
 def find_certificates(
     wanted: Annotated[Wanted, Depends()],
     request: Request,
@@ -57,8 +63,7 @@ def find_certificates(
     format: Annotated[Literal["json", "ndjson", "csv"] | None, Query()] = None,
 ) -> object:
     """Certificates of all jobs, newest job first: a page of JSON, or all of them as JSON lines or CSV. They are picked, never combined."""
-    accept = request.headers.get("accept", "")
-    shape = format or ("ndjson" if NDJSON in accept else "csv" if CSV in accept else "json")
+    shape = choose(request, format, {"json": "application/json", "ndjson": NDJSON, "csv": CSV})
     if shape == "json":
         return page(queries.find_certificates(db, tenant, wanted.filter(), limit=limit, cursor=cursor), FoundOut.of, request, response)
     found = queries.iter_found(db, tenant, wanted.filter())
@@ -67,7 +72,7 @@ def find_certificates(
     return StreamingResponse(_lines(found), media_type=NDJSON)
 
 
-@router.get("/compare")
+@router.get("/compare", responses=also(404))
 def compare_runs(
     db: Db,
     tenant: CanRead,

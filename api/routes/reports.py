@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import BaseModel, Field
 
 from api import exports
-from api.caching import keepable
+from api.caching import KEEPABLE, keepable
 from api.negotiation import choose
+from api.openapi import also, text
 from api.pages.render import render_report
 from api.schemas import JobOut
 from api.schemas_gates import newest_of_each
@@ -30,7 +31,22 @@ class ReportOut(BaseModel):
     report: Report
 
 
-@router.get("/{job_id}/report", response_model=ReportOut, responses={200: {"content": {"text/html": {}, "text/plain": {}}}})
+class MlflowOut(BaseModel):
+    """What MLflow's `runs/log-batch` takes, without the id of a run."""
+
+    metrics: list[dict[str, Any]]
+    tags: list[dict[str, str]]
+
+
+@router.get(
+    "/{job_id}/report",
+    response_model=ReportOut | MlflowOut,
+    responses={
+        200: {"content": {**text("text/html", "report.html"), **text("text/plain", "report.tex", "rows of a LaTeX table")}},
+        **also(409),
+        **KEEPABLE,
+    },
+)
 def get_report(
     job_id: str,
     request: Request,

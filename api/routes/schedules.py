@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
+from api.openapi import also
 from api.paging import Cursor, Limit, page
 from api.schemas import PageOut
 from api.schemas_schedules import (
@@ -37,7 +38,7 @@ After = Annotated[AwareDatetime | None, Query(description="ticks after this mome
 IfMatch = Annotated[str | None, Header(description='the ETag that was read, such as "3"; * for any')]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=also(404))
 def create_schedule(body: NewSchedule, response: Response, db: Db, tenant: CanWriteSchedules, by: By) -> ScheduleOut:
     """Make a schedule. What is ready of its template is checked now, the rest at each tick."""
     made = schedules.create_schedule(
@@ -83,7 +84,7 @@ def get_schedule(schedule_id: str, response: Response, db: Db, tenant: CanRead) 
     return _shown(schedules.get_schedule(db, tenant, schedule_id), response)
 
 
-@router.patch("/{schedule_id}", responses={412: {"description": "changed since it was read"}, 428: {"description": "If-Match is missing"}})
+@router.patch("/{schedule_id}", responses=also(409, 412, 428))
 def update_schedule(
     schedule_id: str, body: ScheduleChanges, response: Response, db: Db, tenant: CanWriteSchedules, by: By, if_match: IfMatch = None
 ) -> ScheduleOut:

@@ -18,7 +18,6 @@ def create_webhook(body: NewWebhook, response: Response, db: Db, conf: Conf, ten
     """Tell an address of events. Every request is signed with the secret that is shown now and never again."""
     made, secret = webhooks.create_webhook(db, tenant, url=body.url, events=body.events, private=conf.webhook_private, by=by)
     response.headers["Location"] = f"/v1/webhooks/{made.id}"
-    response.headers["Cache-Control"] = "no-store"
     response.headers["Cache-Control"] = "no-store"  # and an Idempotency-Key does not keep it either
     return WebhookMade.model_validate({**vars(made), "secret": secret})
 
