@@ -15,8 +15,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import sqlalchemy as sa
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from api.cli.main import app
 from api.sdk.client import Client
