@@ -185,7 +185,7 @@ def test_defaults_are_those_of_a_spec() -> None:
 def test_it_is_documented(desk: Desk) -> None:
     paths = desk.client.get("/openapi.json").json()["paths"]
     asking, answering = paths["/v1/predictions"]["post"], paths["/v1/predictions/{job_id}"]["get"]
-    assert {"200", "202", "4XX"} <= set(asking["responses"])
+    assert {"200", "202", "401", "403", "404", "409", "422", "429"} <= set(asking["responses"])
     for operation in (asking, answering):
         assert operation["tags"] == ["predictions"]
         assert operation["description"]
@@ -195,8 +195,8 @@ def test_it_is_documented(desk: Desk) -> None:
 def service(desk: Desk) -> Client:
     """The client of users on the connection of the test."""
     found = Client("http://testserver", "none")
-    found._http.close()
-    found._http = desk.client
+    found._connection.http.close()
+    found._connection.http = desk.client
     return found
 
 
