@@ -220,6 +220,8 @@ def test_a_charge_that_is_forgotten_is_caught(kind: str, monkeypatch: pytest.Mon
     disturb = _wrong_by(0.99)
     monkeypatch.setitem(running_rules._RULES, kind, running_rules._RULES[kind]._replace(charge=lambda *given: None))
     audit, bound = audited(KINDS[kind], disturb=disturb)
+    if kind not in {type(one).__name__ for one in audit.bounded._modules.values()}:
+        pytest.skip(f"{audit.engine.version} has no {kind} for this network")
     assert audit.excess(bound.tau) > 0
 
 

@@ -197,7 +197,7 @@ def test_a_line_that_cuts_its_curve_is_measured(place: float) -> None:
     ours, theirs = (one.margin(x, 0, -place, "crown") for one in (engine, stock))
     assert max(bound.lower - bound.tau for bound in (ours, theirs)) <= truth
     assert ours.tau < 1e-6
-    if place == -0.45:
+    if place == -0.45 and stock.version == "auto-LiRPA 0.3":
         assert theirs.lower > truth + 1000
 
 
@@ -237,7 +237,7 @@ def test_a_product_in_another_form_is_not_taken_for_one(change: dict[str, Any]) 
     engine.margin(torch.full((3,), 0.5), 0, 0.01, "crown")
     plain = running_rules._RULES["BoundLinear"].mass(first, around)
     for name, value in change.items():
-        setattr(first, name, value)
+        setattr(first, f"{name}_linear" if hasattr(first, f"{name}_linear") else name, value)
     if "transB" in change:
         assert not torch.equal(running_rules._RULES["BoundLinear"].mass(first, around), plain)
     else:

@@ -34,6 +34,11 @@ def rational(value: Tensor) -> Array:
     return EXACT(value.detach().numpy())
 
 
+def constant_of(node: Any) -> Array:
+    """The exact value of a constant; auto-LiRPA 0.7 makes one of a divisor."""
+    return 1 / constant_of(node.inputs[0]) if type(node).__name__ == "BoundReciprocal" else rational(node.forward())
+
+
 @dataclass
 class Walk:
     """One walk back: for each side what every node got, sent back and added, and the bounds in the end.
@@ -91,7 +96,7 @@ class Audit:
         return step
 
     def _walk(self, original: Any, *given: Any, **extra: Any) -> Any:
-        walk = Walk(extra["node"])
+        walk = Walk(next(value for value in (*extra.values(), *given) if hasattr(value, "bound_backward")))
         self.walks.append(walk)
         found = original(*given, **extra)
         # A copy: optimising puts the best of all walks in place of the last.
@@ -133,7 +138,7 @@ class Audit:
                 if part is not None and value.perturbed:
                     parts[value.name].append(part)
                 elif part is not None:
-                    constant = constant + part @ rational(value.forward()).reshape(-1)
+                    constant = constant + part @ constant_of(value).reshape(-1)
             total = total + constant - _loss(walk, node, rows, back, constant)
         for name, received in parts.items():
             rows = self._signed(walk.ends[name][side], side)
@@ -216,7 +221,7 @@ def _bent(node: Any, interval: list[Array], rows: Array, back: Array) -> Array:
 
 def function(node: Any, x: Array) -> Array:
     kind = type(node).__name__.removeprefix("Bound")
-    return np.maximum(x, x * Fraction(node.alpha)) if kind == "LeakyRelu" else ACTIVATIONS[kind](x)
+    return np.maximum(x, x * Fraction(getattr(node, "leaky_alpha", node.alpha))) if kind == "LeakyRelu" else ACTIVATIONS[kind](x)
 
 
 def _windows(node: Any) -> list[list[int]]:
@@ -242,12 +247,25 @@ def _pooled(node: Any, interval: list[Array], rows: Array, back: Array) -> Array
     return total
 
 
+def _in_order(bounded: Any) -> list[Any]:
+    """The nodes of data, each after those that it reads; auto-LiRPA 0.7 puts some at the end."""
+    found: dict[str, Any] = {}
+
+    def visit(node: Any) -> None:
+        if node.perturbed and node.name not in found:
+            for value in node.inputs:
+                visit(value)
+            found[node.name] = node
+
+    for node in bounded._modules.values():
+        visit(node)
+    return list(found.values())
+
+
 def real_values(bounded: Any, x: Array) -> dict[str, Array]:
     """The values of all nodes at one input, flat, in rational arithmetic (curves to 60 digits)."""
     values: dict[str, Array] = {}
-    for node in bounded._modules.values():
-        if not node.perturbed:
-            continue
+    for node in _in_order(bounded):
         kind, given = type(node).__name__, [values.get(value.name) for value in node.inputs]
         if kind == "BoundInput":
             values[node.name] = x.reshape(-1)
@@ -267,7 +285,7 @@ def affine(node: Any) -> tuple[list[Array | None], Array]:
     """The exact matrix of each data input, (outputs, inputs), and what is added."""
     kind, sizes = type(node).__name__, [int(np.prod(value.output_shape)) for value in node.inputs]
     outputs = int(np.prod(node.output_shape))
-    constants = [None if value.perturbed else rational(value.forward()) for value in node.inputs]
+    constants = [None if value.perturbed else constant_of(value) for value in node.inputs]
     offset = np.full(outputs, ZERO)
     if kind in ("BoundReshape", "BoundFlatten", "BoundTranspose"):
         places = torch.arange(sizes[0]).reshape(node.inputs[0].output_shape)
