@@ -16,6 +16,7 @@ from torch import Tensor
 from certify import Model
 from certify.attacks.pgd import pgd
 from certify.bounds import lirpa_compat
+from certify.bounds.ball import ball
 from certify.bounds.engine import METHODS, LirpaEngine
 from certify.errors import ModelRejected, NumericalError
 from certify.graph.module import GraphModule, bounds_module
@@ -161,11 +162,11 @@ def stock_margin(model: Model, x: Tensor, label: int, norm: float, radius: float
     lirpa = lirpa_compat.load()
     with lirpa_compat.double():
         bounded = lirpa.BoundedModule(bounds_module(model.graph), torch.zeros(1, *model.input_shape, dtype=torch.float64))
-        ball = lirpa.PerturbationLpNorm(norm=norm, eps=radius)
+        stock = lirpa.PerturbationLpNorm(norm=norm, eps=radius)
         matrix = torch.eye(model.classes, dtype=torch.float64)
         rivals = (matrix[label] - matrix[[k for k in range(model.classes) if k != label]]).unsqueeze(0)
         lower, _ = bounded.compute_bounds(
-            x=(lirpa.BoundedTensor(x.double().unsqueeze(0), ball),), C=rivals, method=method, bound_upper=False
+            x=(lirpa.BoundedTensor(x.double().unsqueeze(0), stock),), C=rivals, method=method, bound_upper=False
         )
     return float(lower.min())
 
@@ -197,6 +198,11 @@ def test_one_hidden_layer_is_never_certified_beyond_the_exact_distance() -> None
         label = int(engine.logits(x).argmax())
         exact = float((boundaries - centre).abs().min()) + 1e-5
         assert not any(engine.margin(x, label, exact, method).proved for method in METHODS)
+
+
+def test_what_reads_a_radius_instead_of_the_box_proves_nothing() -> None:
+    """The 0.7 line makes a radius of the box by itself."""
+    assert np.isnan(ball(torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, dtype=torch.float64), Norm.L2).eps)
 
 
 def test_nan_proves_nothing() -> None:
