@@ -77,12 +77,15 @@ def test_a_wrong_line_is_one_sentence_and_never_an_inconclusive_gate(line: str, 
     assert done.stderr.count("\n") == 1
 
 
-def test_a_completion_script_is_made_for_each_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_completion_script_is_made_for_each_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     for shell in ("bash", "zsh", "fish"):
         script = CliRunner().invoke(app, ["--show-completion", shell], prog_name="assay")
         assert script.exit_code == 0
         assert "_ASSAY_COMPLETE=complete_" + shell in script.stdout
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert CliRunner().invoke(app, ["--install-completion", "bash"], prog_name="assay").exit_code == 0
+    assert "assay" in (tmp_path / ".bashrc").read_text()
     monkeypatch.setenv("_ASSAY_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "assay gate ch")
     monkeypatch.setenv("COMP_CWORD", "2")
