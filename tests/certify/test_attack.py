@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from certify.attacks.apgd import apgd
+from certify.attacks.base import Attack
 from certify.attacks.geometry import direction, project
 from certify.attacks.pgd import pgd
 from certify.attacks.search import minimal_distance
@@ -70,16 +72,19 @@ def test_the_direction_climbs_and_is_no_longer_than_one(norm: Norm, shape: tuple
         torch.testing.assert_close(climb, fastest, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("attack", [pgd, apgd])
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("norm", list(Norm))
-def test_on_a_linear_model_one_is_found_just_beyond_the_exact_distance_and_none_within(norm: Norm, normalised: bool) -> None:
+def test_on_a_linear_model_one_is_found_just_beyond_the_exact_distance_and_none_within(
+    norm: Norm, normalised: bool, attack: Attack
+) -> None:
     truth = LinearTruth.random(8, 2, seed=9, normalised=normalised)  # one rival, so that the attack cannot choose another
     module = truth.model().module("cpu", torch.float64)
     for x in truth.examples(6, seed=2).x:
         label = int(module(x.double().unsqueeze(0)).argmax())
         exact = truth.distance(x.numpy(), label, norm)
         inside, beyond = (
-            pgd(module, x, label, norm=norm, radius=float(exact) * share, generator=torch.Generator().manual_seed(0))
+            attack(module, x, label, norm=norm, radius=float(exact) * share, generator=torch.Generator().manual_seed(0))
             for share in (1 - 1e-9, 1.03)
         )
         assert inside is None
@@ -101,13 +106,47 @@ def test_on_a_linear_model_it_comes_near_the_exact_distance_and_never_below(norm
         assert int(module(found.x.unsqueeze(0)).argmax()) != label
 
 
+@pytest.mark.parametrize("attack", [pgd, apgd])
 @pytest.mark.parametrize("norm", list(Norm))
-def test_the_value_range_is_respected(norm: Norm) -> None:
+def test_the_value_range_is_respected(norm: Norm, attack: Attack) -> None:
     truth = LinearTruth.random(6, 4, seed=7)
     module = truth.model().module("cpu", torch.float64)
     x = truth.examples(1, seed=1).x[0]
     label = int(module(x.double().unsqueeze(0)).argmax())
-    found = pgd(module, x, label, norm=norm, radius=5.0, generator=torch.Generator().manual_seed(0), value_range=(0.0, 1.0))
+    found = attack(module, x, label, norm=norm, radius=5.0, generator=torch.Generator().manual_seed(0), value_range=(0.0, 1.0))
     assert found is not None
     assert 0.0 <= float(found.x.min()) <= float(found.x.max()) <= 1.0
     assert found.distance_upper <= 5.0 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("kept", [1, 3, 50])
+def test_an_l1_step_has_as_many_entries_as_asked(kept: int) -> None:
+    gradient = torch.randn((4, 40), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    step = direction(gradient, Norm.L1, torch.full((4,), float(kept)))
+    assert (step != 0).sum(1).tolist() == [min(kept, 40)] * 4
+    torch.testing.assert_close(lengths(step, Norm.L1), torch.ones(4, dtype=torch.float64))
+    largest = gradient.abs().sort(dim=1, descending=True).values[:, : min(kept, 40)].sum(1)
+    torch.testing.assert_close((gradient.abs() * (step != 0)).sum(1), largest)
+
+
+def test_it_finds_the_nearest_of_many_rivals_where_the_largest_logit_is_not_the_nearest() -> None:
+    """The rival with the largest logit is far away: its logit hardly moves. A lesser one is near."""
+    weight = torch.zeros((4, 6), dtype=torch.float64)
+    weight[1, 0], weight[2, 1], weight[3, 2] = 0.01, 0.02, 10.0
+    bias = torch.tensor([1.0, 0.9, 0.8, -1.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    found = minimal_distance(
+        lambda x: x @ weight.T + bias, torch.zeros(6), 0, norm=Norm.LINF, max_radius=20.0, generator=generator, steps=10
+    )  # fmt: skip
+    assert found is not None
+    assert 0.2 <= found.distance_upper <= 0.2 * 1.01
+
+
+def test_a_search_that_is_told_to_stop_stops() -> None:
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        minimal_distance(
+            lambda x: x[:, :2], torch.zeros(3), 0, norm=Norm.L2, max_radius=1.0, generator=torch.Generator().manual_seed(0), poll=stop
+        )  # fmt: skip
