@@ -150,3 +150,16 @@ def test_a_search_that_is_told_to_stop_stops() -> None:
         minimal_distance(
             lambda x: x[:, :2], torch.zeros(3), 0, norm=Norm.L2, max_radius=1.0, generator=torch.Generator().manual_seed(0), poll=stop
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
+def test_a_small_target_inside_the_ball_needs_small_steps(norm: Norm) -> None:
+    """A disc of a fiftieth of the radius: steps that never shrink jump over it."""
+    target = torch.tensor([0.31, -0.17], dtype=torch.float64)
+
+    def classify(x: Tensor) -> Tensor:
+        return torch.stack([(x - target).square().sum(1) - 0.02**2, torch.zeros(len(x), dtype=x.dtype)], dim=1)
+
+    found = apgd(classify, torch.zeros(2), 0, norm=norm, radius=1.0, generator=torch.Generator().manual_seed(0), steps=100, restarts=1)
+    assert found is not None
+    assert float((found.x - target).norm()) < 0.02
