@@ -14,8 +14,8 @@ from api.sdk.progress import shown
 from certify.errors import Problem
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
 from certify.findings import parse_finding
-from certify.report import CertifierReport, Report
-from certify.rounding import show_share
+from certify.report import AttackReport, CertifierReport, Report
+from certify.rounding import show_share, show_share_upper
 from certify.spec import parse_spec
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: one model, one dataset, one spec.")
@@ -165,6 +165,15 @@ def _show_report(found: Report) -> None:
             + ", ".join(f"{v}: {n}" for v, n in certifier.verdicts.items())
             + "\n"
         )
+    for attack in found.attacks:
+        _show_attack(attack)
+
+
+def _show_attack(attack: AttackReport) -> None:
+    radii, shares = zip(*attack.shown(_RADII), strict=True)
+    title = f"{attack.title}, not a certificate: {attack.examples} examples"
+    show_table(("radius", *radii), [("correct, no attack found", *map(show_share_upper, shares))], title)
+    out.print(f"answered correctly {show_share(attack.clean_accuracy)}; counterexamples found: {attack.found}\n", highlight=False)
 
 
 def _show_curve(certifier: CertifierReport, title: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.cli.jobs import _show_report
 from api.pages.render import attacked
 from api.pages.svg import Attacked, chart
 from certify import certify
@@ -117,3 +118,11 @@ def test_a_curve_falls_and_is_drawn_to_the_end_of_the_search(found: list[float])
 @pytest.mark.parametrize(("share", "shown"), [(0.3, "30.0 %"), (1 / 3, "33.4 %"), (0.0, "0.0 %"), (1.0, "100.0 %")])
 def test_upper_shares_are_rounded_up(share: float, shown: str) -> None:
     assert show_share_upper(share) == shown
+
+
+def test_the_command_line_says_that_it_is_no_certificate(capsys: pytest.CaptureFixture[str]) -> None:
+    _show_report(Report(certifiers=(), attacks=(attack([0.5, 1.0]),)))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "attack apgd (l2), up to 2, not a certificate: 40 examples" in said
+    assert "correct, no attack found" in said
+    assert "counterexamples found: 2" in said
