@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from certify.certificate import Certificate, PredictionEvidence
 from certify.errors import Problem
@@ -18,6 +19,16 @@ from storage import records
 T = TypeVar("T")
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$", examples=["digits-cnn"])]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the uploaded bytes, in hex")]
+
+
+def _written_out(value: Any) -> Any:
+    if not (isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d[Tt ]\d", value, re.ASCII)):
+        raise ValueError("is no moment of RFC 3339; write it as 2027-01-31T02:00:00Z")
+    return value
+
+
+# Pydantic alone takes numbers of seconds too, also those of years or milliseconds that somebody mistook for them.
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 
 class In(BaseModel):

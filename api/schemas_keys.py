@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
-from api.schemas import In, Name, Out
+from api.schemas import In, Moment, Name, Out
 from storage import records
 from storage.keys import LONGEST_GRACE, LONGEST_LIFE
 from storage.scopes import Scope
@@ -20,7 +20,7 @@ class NewKey(In):
 
     name: Name = Field(description="what the key is for")
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=20, examples=[["read", "jobs:write"]])]
-    expires_at: AwareDatetime | None = Field(default=None, examples=[None])
+    expires_at: Moment | None = Field(default=None, examples=[None])
     expires_in_days: Annotated[int, Field(ge=1, le=_MAX_DAYS)] | None = None
 
     @model_validator(mode="after")

@@ -11,8 +11,9 @@ from certify.errors import InputError, Problem
 _LARGEST_PAGE = 1000
 
 
-def encode(*key: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+def encode(of: str, *key: Any) -> str:
+    """The key of the last row of a page, and which list it is a page of."""
+    return base64.urlsafe_b64encode(json.dumps([of, *key]).encode()).decode().rstrip("=")
 
 
 def checked(limit: int) -> int:
@@ -26,8 +27,8 @@ def checked(limit: int) -> int:
     return limit
 
 
-def decode(cursor: str, *kinds: type) -> tuple[Any, ...]:
-    """The key of the last row seen, one part of each kind.
+def decode(cursor: str, of: str, *kinds: type) -> tuple[Any, ...]:
+    """The key of the last row seen in the list, one part of each kind.
 
     Raises:
         InputError: not a cursor that this list gave out.
@@ -36,6 +37,11 @@ def decode(cursor: str, *kinds: type) -> tuple[Any, ...]:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):
         key = None
-    if not isinstance(key, list) or [type(part) for part in key] != list(kinds) or any(type(n) is int and abs(n) >= 2**31 for n in key):
+    if not isinstance(key, list) or [type(part) for part in key] != [str, *kinds] or key[0] != of or not all(map(_storable, key)):
         raise InputError(Problem(field="cursor", detail="is not a cursor of this list", mend="use next_cursor of the page before"))
-    return tuple(key)
+    return tuple(key[1:])
+
+
+def _storable(part: Any) -> bool:
+    """What a column could hold. Whoever makes up a cursor must not reach the database with what it cannot even compare."""
+    return -(2**31) < part < 2**31 if isinstance(part, int) else part.isascii() and part.isprintable()

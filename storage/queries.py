@@ -57,12 +57,12 @@ def find_certificates(db: Database, tenant_id: str, wanted: Filter, *, limit: in
         NotFound: there is no such model, dataset or job.
         InputError: the limit or the cursor cannot be used.
     """
-    behind = None if cursor is None else cursors.decode(cursor, str, int, int)
+    behind = None if cursor is None else cursors.decode(cursor, "certificates", str, int, int)
     with db.read() as connection:
         query = _query(tenant_id, _conditions(connection, tenant_id, wanted))
         rows = connection.execute(_page(query, behind, cursors.checked(limit) + 1)).all()
     last = rows[limit - 1] if len(rows) > limit else None
-    following = None if last is None else cursors.encode(last.job_id, last.certifier, last.example)
+    following = None if last is None else cursors.encode("certificates", last.job_id, last.certifier, last.example)
     return Page(items=tuple(map(_found, rows[:limit])), next_cursor=following)
 
 

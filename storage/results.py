@@ -93,12 +93,12 @@ def iter_certificates(db: Database, tenant_id: str, job_id: str) -> Iterator[Cer
 
 
 def _documents(db: Database, tenant_id: str, job_id: str, limit: int, cursor: str | None, *tables: sa.Table) -> Page[str]:
-    behind = (-1, -1) if cursor is None else cursors.decode(cursor, int, int)
+    behind = (-1, -1) if cursor is None else cursors.decode(cursor, "findings", int, int)
     query = _query(tenant_id, job_id, behind, cursors.checked(limit) + 1, *tables)
     with db.read() as connection:
         one(connection, jobs, tenant_id, job_id)
         rows = connection.execute(query).all()
-    following = cursors.encode(rows[limit - 1].certifier, rows[limit - 1].example) if len(rows) > limit else None
+    following = cursors.encode("findings", rows[limit - 1].certifier, rows[limit - 1].example) if len(rows) > limit else None
     return Page(items=tuple(row.document for row in rows[:limit]), next_cursor=following)
 
 

@@ -29,7 +29,7 @@ def list_runs(db: Database, tenant_id: str, schedule_id: str, *, limit: int, cur
         one(connection, schedules, tenant_id, schedule_id)
         rows = list(connection.execute(query).mappings())
     last = rows[limit - 1] if len(rows) > limit else None
-    following = cursors.encode(last["scheduled_for"].isoformat(), last["id"]) if last else None
+    following = cursors.encode("runs", last["scheduled_for"].isoformat(), last["id"]) if last else None
     return Page(items=tuple(map(run_of, rows[:limit])), next_cursor=following)
 
 
@@ -77,7 +77,7 @@ def close_runs(connection: sa.Connection, now: datetime, row: Any, what: str) ->
 
 
 def _place(cursor: str) -> tuple[datetime, str]:
-    when, run_id = cursors.decode(cursor, str, str)
+    when, run_id = cursors.decode(cursor, "runs", str, str)
     try:
         return datetime.fromisoformat(when).astimezone(UTC), run_id
     except (ValueError, OverflowError):

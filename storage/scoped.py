@@ -55,9 +55,9 @@ def newest(
     """
     query = sa.select(table).where(owned(table, tenant_id), *conditions).order_by(table.c.id.desc()).limit(cursors.checked(limit) + 1)
     if cursor is not None:
-        query = query.where(table.c.id < cursors.decode(cursor, str)[0])
+        query = query.where(table.c.id < cursors.decode(cursor, table.name, str)[0])
     rows = list(connection.execute(query).mappings())
-    return rows[:limit], cursors.encode(rows[limit - 1]["id"]) if len(rows) > limit else None
+    return rows[:limit], cursors.encode(table.name, rows[limit - 1]["id"]) if len(rows) > limit else None
 
 
 def hold_tenant(connection: sa.Connection, tenant_id: str) -> Any:

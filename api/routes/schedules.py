@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import AwareDatetime
 
 from api.openapi import also
 from api.paging import Cursor, Limit, page
-from api.schemas import PageOut
+from api.schemas import Moment, PageOut
 from api.schemas_schedules import (
     NewSchedule,
     NewTemplate,
@@ -34,7 +33,7 @@ from storage.schedule_runs import list_runs
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
 
 Count = Annotated[int, Query(ge=1, le=100, description="how many ticks")]
-After = Annotated[AwareDatetime | None, Query(description="ticks after this moment; now when left out")]
+After = Annotated[Moment | None, Query(description="ticks after this moment; now when left out")]
 IfMatch = Annotated[str | None, Header(description='the ETag that was read, such as "3"; * for any')]
 
 

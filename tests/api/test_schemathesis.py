@@ -115,5 +115,14 @@ def _shown(sent: Any) -> str:
 
 def test_no_surprises(place: Place) -> None:
     found, requests = surprises(place, examples=3)
+    print(requests, "requests")
     assert not found, f"{len(found)} of {requests}:\n" + "\n".join(found)
     assert requests > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+def test_no_surprises_after_many_more(place: Place, seed: int) -> None:
+    found, requests = surprises(place, examples=60, seed=seed)
+    print(requests, "requests")
+    assert not found, f"{len(found)} of {requests}:\n" + "\n".join(found)

@@ -119,9 +119,9 @@ def test_limits_are_checked(shop: Shop, limit: int) -> None:
 def test_a_cursor_of_another_list_is_refused(shop: Shop) -> None:
     job = shop.planned()
     with pytest.raises(InputError, match="cursor"):
-        jobs.list_jobs(shop.db, shop.tenant, limit=3, cursor=cursors.encode(7))
+        jobs.list_jobs(shop.db, shop.tenant, limit=3, cursor=cursors.encode("jobs", 7))
     with pytest.raises(InputError, match="cursor"):
-        results.list_certificates(shop.db, shop.tenant, job.id, limit=3, cursor=cursors.encode("a", "b"))
+        results.list_certificates(shop.db, shop.tenant, job.id, limit=3, cursor=cursors.encode("findings", "a", "b"))
 
 
 def test_a_slow_reader_of_results_holds_no_transaction(shop: Shop) -> None:
