@@ -11,11 +11,13 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from certify.errors import AssayError
 from certify.exit_codes import Exit
 
+_WIDEST = 10_000
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
@@ -53,4 +55,9 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: 
     table = Table(*columns, title=title or None, title_justify="left", show_header=any(columns))
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))  # names come from uploaded files
-    out.print(table)
+    if out.is_terminal:
+        out.print(table)
+        return
+    # Into a file or another program, where nothing may be cut.
+    width = Measurement.get(out, out.options.update(max_width=_WIDEST), table).maximum
+    Console(width=max(width, out.width)).print(table)
