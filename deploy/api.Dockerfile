@@ -11,4 +11,4 @@ RUN pip install --constraint constraints.txt . && useradd --system --uid 10001 -
 USER assay
 ENV ASSAY_HOME=/data ASSAY_HOST=0.0.0.0 ASSAY_PORT=8000
 EXPOSE 8000
-CMD ["uvicorn", "api.app:app", "--host", "0.0.0.0", "--port", "8000", "--no-access-log", "--timeout-graceful-shutdown", "5"]
+CMD ["uvicorn", "api.app:app", "--host", "0.0.0.0", "--port", "8000", "--no-access-log", "--timeout-graceful-shutdown", "5", "--timeout-keep-alive", "75"]

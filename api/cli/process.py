@@ -9,7 +9,9 @@ from typing import Any
 import typer
 
 # Who watches a job holds a connection for as long as it runs; a service that stops does not wait for that.
-GRACE = ("--timeout-graceful-shutdown", "5")
+# And a connection that waits for the next request is left to the client to close: a server that closes first now and then closes one on
+# which a request is just arriving.
+GRACE = ("--timeout-graceful-shutdown", "5", "--timeout-keep-alive", "75")
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 

@@ -62,6 +62,7 @@ def surprises(place: Place, *, examples: int, seed: int = 1) -> tuple[list[str],
     config = {
         "seed": seed,
         "headers": {"Authorization": place.acme.admin},
+        "request-timeout": 60,  # machines that test are busy
         "max-stream-events": 3,
         "generation": {"max-examples": examples, "no-shrink": True, "database": "none", "deterministic": True},
         "checks": {"enabled": False, **{name: {"enabled": True} for name in CHECKS}, **REFUSED},
