@@ -19,7 +19,7 @@ class Plan(Frozen):
     """What is fixed when a job is planned and stored with it, so that a re-run repeats it exactly.
 
     `family` is the number of stochastic certificates that share a family-wise alpha; `batch_sizes` has one entry per certifier;
-    `memory` is what a worker may use, in bytes: methods that would need more are left out.
+    `memory` is what a worker has beside the dataset, in bytes: methods that would need more are left out.
     """
 
     family: int = Field(ge=1)

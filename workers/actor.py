@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import TypeVar
 
 import torch
@@ -20,6 +20,8 @@ from workers.versions import versions
 
 T = TypeVar("T")
 _CACHED = 4
+# Bytes that models and datasets of other shards may take: the estimates of bound propagation have room for so much.
+_OTHERS = 2**26
 
 
 class CertifierActor:
@@ -39,8 +41,10 @@ class CertifierActor:
             AssayError: the shard cannot be answered; Cancelled when it was stopped.
         """
         self._progress = Progress(certifier=lease.certifier, examples=0)
-        loaded = self._kept(("model", lease.model_digest, lease.value_range), lambda: Model.from_onnx(model, lease.value_range))
-        data = self._kept(("dataset", lease.dataset_digest), lambda: read_dataset(dataset))
+        keys = (("model", lease.model_digest, lease.value_range), ("dataset", lease.dataset_digest))
+        self._make_room(keys)
+        loaded = self._kept(keys[0], lambda: Model.from_onnx(model, lease.value_range))
+        data = self._kept(keys[1], lambda: read_dataset(dataset))
         run = Run(
             plan=lease.plan,
             noise_key=lease.noise_key,
@@ -65,6 +69,15 @@ class CertifierActor:
     def _note(self, progress: Progress) -> None:
         self._progress = progress
 
+    def _make_room(self, wanted: Collection[Hashable]) -> None:
+        """What was not used for longest goes, until what is not wanted now is small."""
+        others = {key: _size(value) for key, value in self._cache.items() if key not in wanted}
+        left = sum(others.values())
+        for key, size in others.items():
+            if left > _OTHERS:
+                del self._cache[key]
+                left -= size
+
     def _kept(self, key: Hashable, make: Callable[[], T]) -> T:
         if key not in self._cache:
             self._cache[key] = make()
@@ -72,6 +85,13 @@ class CertifierActor:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key]  # type: ignore[return-value]
+
+
+def _size(cached: object) -> int:
+    """Bytes, about: a model has its weights as arrays and in two modules."""
+    if isinstance(cached, Model):
+        return 12 * cached.graph.parameters()
+    return 4 * cached.x.numel() if isinstance(cached, Dataset) else 0
 
 
 def select(lease: ShardLease, dataset: Dataset) -> Examples:

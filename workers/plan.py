@@ -14,6 +14,8 @@ from storage.records import ShardPlan
 _SHARD_WORK = 2e9
 _LARGEST_SHARD = 64
 MEMORY = 4 * 2**30
+# Of a dataset a worker holds the file twice (as it came, as bytes), the array and the rows of a shard, in float32.
+_DATASET = 4 * 4
 
 
 def plan_job(spec: Spec, model: ModelFacts, dataset: DatasetFacts, device: str, memory: int = MEMORY) -> tuple[Plan, tuple[ShardPlan, ...]]:
@@ -24,10 +26,14 @@ def plan_job(spec: Spec, model: ModelFacts, dataset: DatasetFacts, device: str, 
         model: facts of its model.
         dataset: facts of its dataset.
         device: kind of device that will run it, `cpu` or `cuda`.
-        memory: bytes that one worker may use.
+        memory: bytes that one worker may use; what the dataset takes is taken off.
     """
     examples = len(spec.examples.indices(dataset.count))
-    plan = Plan(family=spec.family(examples), batch_sizes=tuple(_batch_size(c, model, device) for c in spec.certifiers), memory=memory)
+    plan = Plan(
+        family=spec.family(examples),
+        batch_sizes=tuple(_batch_size(c, model, device) for c in spec.certifiers),
+        memory=max(1, memory - _DATASET * dataset.count * math.prod(dataset.input_shape)),
+    )
     shards: list[ShardPlan] = []
     for index, certifier in enumerate(spec.certifiers):
         size = max(1, min(_LARGEST_SHARD, int(_SHARD_WORK // certifier.work(model.largest_tensor))))

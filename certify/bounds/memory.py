@@ -51,7 +51,7 @@ class Allowance:
     Args:
         graph: the network.
         asked: methods, cheapest first.
-        limit: bytes that a worker may use.
+        limit: bytes that a worker has.
     """
 
     def __init__(self, graph: Graph, asked: tuple[str, ...], limit: int) -> None:
@@ -76,7 +76,7 @@ class Allowance:
         reasons = []
         if large:
             need, limit = self.needed(large[0]) / 2**30, self._limit / 2**30
-            reasons.append(f"{' and '.join(large)} would need about {need:.1f} GiB of the {limit:g} GiB allowed")
+            reasons.append(f"{' and '.join(large)} would need about {need:.1f} GiB, and a worker has {limit:.3g} GiB")
         if self._failed:
             reasons.append(f"{' and '.join(self._failed)} ran out of memory")
         used = f"{self.methods[-1]} was used" if self.methods else "nothing was proved"

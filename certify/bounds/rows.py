@@ -11,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from certify.bounds import lirpa_compat
+
 _BYTES = 2**20  # of windows laid out at once: about a cache
 
 
 @functools.cache
 def walk_in_parts() -> None:
     """From now on auto-LiRPA walks back through convolutions a few rows at a time; every number stays the same, bit for bit."""
+    lirpa_compat.load()
     importlib.import_module("auto_LiRPA.operators.convolution").F = _Functions()  # type: ignore[attr-defined]
 
 

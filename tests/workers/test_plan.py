@@ -37,3 +37,11 @@ def test_every_example_is_in_exactly_one_shard(largest: int, count: int, start: 
 def test_a_batch_size_that_was_asked_for_is_kept() -> None:
     spec = parse_spec({"certifiers": [{"kind": "smoothing", "sigma": 0.5, "batch_size": 77}]})
     assert plan_job(spec, *facts(10, 3), "cpu")[0].batch_sizes == (77,)
+
+
+def test_what_the_dataset_takes_is_taken_off_the_memory() -> None:
+    spec = parse_spec({"certifiers": [{"kind": "bounds", "method": "crown", "norm": "linf", "epsilon": 0.1}]})
+    small, large = (plan_job(spec, *facts(10, count), "cpu", 2**30)[0].memory for count in (1, 10**6))
+    assert 2**30 - small < 2**10
+    assert small - large > 3 * 4 * 4 * (10**6 - 1)
+    assert plan_job(spec, *facts(10, 10**9), "cpu", 2**30)[0].memory == 1
