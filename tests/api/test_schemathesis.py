@@ -116,7 +116,6 @@ def _shown(sent: Any) -> str:
 
 def test_no_surprises(place: Place) -> None:
     found, requests = surprises(place, examples=3)
-    print(requests, "requests")
     assert not found, f"{len(found)} of {requests}:\n" + "\n".join(found)
     assert requests > 1000
 
@@ -125,5 +124,4 @@ def test_no_surprises(place: Place) -> None:
 @pytest.mark.parametrize("seed", [2, 3])
 def test_no_surprises_after_many_more(place: Place, seed: int) -> None:
     found, requests = surprises(place, examples=60, seed=seed)
-    print(requests, "requests")
     assert not found, f"{len(found)} of {requests}:\n" + "\n".join(found)
