@@ -13,6 +13,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -51,6 +52,8 @@ class Idempotency:
         try:
             body = await request.body()
             found = await run_in_threadpool(claim, db, caller.tenant_id, _key(request), _digest(request, body, caller.id))
+        except ClientDisconnect:  # while it sent: nobody waits for an answer
+            return
         except (AssayError, HTTPException, KeyReused) as error:
             await _refusal(request, error)(scope, receive, send)
             return
