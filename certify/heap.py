@@ -32,6 +32,7 @@ def giving_back() -> Iterator[None]:
     Otherwise glibc keeps it, and matrices of many sizes leave so many gaps that the process grows to twice what it holds. Other C
     libraries have no such habit. For the whole process; allocating costs more, so only where memory is what counts.
     """
+    collect()
     _large(_LARGE)
     try:
         yield

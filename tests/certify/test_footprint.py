@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +15,9 @@ from certify import Model
 from certify.bounds import rows
 from certify.bounds.engine import LirpaEngine
 from certify.bounds.footprint import Footprint, footprint
+from certify.bounds.frugal import Frugal
 from certify.bounds.memory import needed
+from certify.bounds.scout import Scout
 from certify.norms import Norm
 from tests.support.layered import Layered, resnet
 from tests.support.onnx_models import mlp
@@ -118,3 +123,41 @@ def test_bounds_are_the_same_numbers_walked_in_parts(method: str, monkeypatch: p
         monkeypatch.setattr(rows, "_BYTES", size)
         found.append(LirpaEngine(model.graph, Norm.LINF, iterations=3).margin(x, 0, 0.01, method))
     assert found[0] == found[1]
+
+
+def test_an_engine_that_optimised_is_gone_after_its_bound() -> None:
+    engine = LirpaEngine(Model.from_onnx(Layered(6).conv(4).conv(4).classes()).graph, Norm.LINF, iterations=2)
+    frugal, x = Frugal(engine, Scout(engine)), torch.rand(3, 6, 6)
+    before = engines()
+    for _ in range(2):
+        frugal.margin(x, 0, 0.1, "alpha-crown")
+        frugal.probe(x, 0, 0.1, "alpha-crown")
+        assert engines() == before
+
+
+def engines() -> int:
+    return sum(type(value).__name__ == "BoundedModule" for value in gc.get_objects())
+
+
+FREED = """
+import torch
+from certify.heap import giving_back
+from tests.support.peaks import resident
+torch.ones(2**22 - 2**10, dtype=torch.float64)  # after which glibc keeps whatever is smaller
+def gaps():
+    blocks = [torch.ones(2**20, dtype=torch.float64) for _ in range(16)]
+    full = resident()
+    del blocks[::2]
+    return full - resident()
+with giving_back():
+    print(gaps())
+print(gaps())
+"""
+
+
+@on_linux
+def test_large_tensors_give_back_what_they_took() -> None:
+    found = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    given, kept = map(int, found.stdout.split())
+    assert given > 60 * 2**20
+    assert kept < 30 * 2**20

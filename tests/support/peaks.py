@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import torch
 from certify import Examples, Model, certify
 from certify.bounds.footprint import footprint
 from certify.bounds.memory import needed
+from certify.bounds.rows import in_parts
 from certify.certificate import BoundsEvidence, Certificate
 from certify.spec import parse_spec
 from tests.support.layered import Layered, resnet
@@ -91,11 +93,20 @@ def watched(command: Sequence[str], **more: str) -> tuple[int, int, str]:
 
 def high_water(pid: int | str = "self") -> int:
     """The most that a process has held so far, in bytes; 0 for one that is gone."""
+    return _status(pid, "VmHWM")
+
+
+def resident() -> int:
+    """What this process holds, in bytes."""
+    return _status("self", "VmRSS")
+
+
+def _status(pid: int | str, name: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 def _family(pid: int) -> list[int]:
@@ -117,6 +128,7 @@ def _measure(network: str, method: str) -> Peak:
     # Optimised slopes grow no further after the third step.
     (found,) = answers(model, 2**50, method=method, epsilon=5.0, iterations=3 if method == "alpha-crown" else None)
     assert isinstance(found.evidence, BoundsEvidence)
+    assert importlib.import_module("auto_LiRPA.operators.convolution").F.conv_transpose2d is in_parts
     return Peak(high_water(), estimated, found.evidence.method)
 
 
