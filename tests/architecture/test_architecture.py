@@ -38,6 +38,7 @@ def test_the_api_loads_nothing_heavy(module: str) -> None:
     "module",
     [
         "spec",
+        "specs.smoothing",
         "looks",
         "question",
         "certificate",

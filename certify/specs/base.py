@@ -1,0 +1,36 @@
+"""What all parts of a spec share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+Positive = Annotated[float, Field(strict=True, gt=0, le=1e6)]
+Alpha = Annotated[float, Field(strict=True, ge=1e-10, lt=0.5)]
+
+
+class Frozen(BaseModel):
+    """Immutable, unknown fields refused, no NaN and no infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ExampleRange(Frozen):
+    """Which examples of the dataset: `range(start, stop, step)`; `stop` null means to the end."""
+
+    start: Annotated[int, Field(strict=True, ge=0)] = 0
+    stop: Annotated[int, Field(strict=True, ge=0)] | None = None
+    step: Annotated[int, Field(strict=True, ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"start {self.start} to stop {self.stop} selects no example; choose stop > start")
+        return self
+
+    def indices(self, total: int) -> range:
+        """The selected dataset rows of a dataset of `total` rows."""
+        stop = total if self.stop is None else min(self.stop, total)
+        return range(self.start, stop, self.step)

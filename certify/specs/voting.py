@@ -1,0 +1,105 @@
+"""Certifiers whose evidence is votes of altered copies, without a radius of their own statistics: PREDICT and splitting noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from certify.norms import Norm
+from certify.rounding import radius_down
+from certify.specs.base import Alpha, Count, Frozen, Positive
+
+
+class CopiesSpec(Frozen):
+    """What all certifiers that vote over altered copies share. `sigma` is the standard deviation of each coordinate, raw-input units."""
+
+    sigma: Positive
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] | None = None
+
+    method: ClassVar[None] = None
+
+
+class NoisySpec(CopiesSpec):
+    """What all certifiers share whose copies are drawn at random."""
+
+    noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
+
+    stochastic: ClassVar[bool] = True
+
+    @property
+    def grid_field(self) -> str | None:
+        """The field because of which only inputs on the 1/255 grid can be answered; null when all can."""
+        return "noise" if self.noise == "discrete-gaussian" else None
+
+    @model_validator(mode="after")
+    def _grid_is_small(self) -> Self:
+        if self.grid_field and self.sigma > 16:
+            raise ValueError(f"sigma = {self.sigma:g} is no noise for 8-bit inputs in [0, 1]; use at most 16")
+        return self
+
+
+class PredictSpec(NoisySpec):
+    """PREDICT of randomized smoothing: the class that the smoothed classifier gives at the input itself, or an abstention."""
+
+    kind: Literal["predict"]
+    n: Count = 1000
+    alpha: Alpha = 0.001
+
+    norm: ClassVar[Norm] = Norm.L2
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if 2.0 * 0.5**self.n > self.alpha:
+            least = math.ceil(1 - math.log2(self.alpha))
+            raise ValueError(f"n = {self.n} votes can never single out a class at alpha = {self.alpha:g}; use n >= {least}")
+        return self
+
+    def work(self, largest_tensor: int) -> float:
+        """A rough cost of one example, in tensor elements touched: what shards are cut by."""
+        return float(self.n) * largest_tensor
+
+
+class SplittingSpec(CopiesSpec):
+    """Deterministic splitting noise: the exact answer of the smoothed classifier and a proved l1 ball of grid inputs, without alpha.
+
+    `sigma` is the standard deviation of the uniform noise that the model was trained with, lam = sigma * sqrt(3) its half width.
+    `radii` decide exit codes, as for smoothing.
+    """
+
+    kind: Literal["dssn"]
+    radii: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+
+    norm: ClassVar[Norm] = Norm.L1
+    noise: ClassVar[str] = "splitting"
+    stochastic: ClassVar[bool] = False
+    grid_field: ClassVar[str] = "kind"
+
+    @property
+    def levels(self) -> int:
+        """Copies of one input, one for each offset: floor(2 * lam * 255). The half width used is levels / 510, at most lam."""
+        # A sigma that was computed as lam / sqrt(3) gets its own number of levels back.
+        return math.floor(2 * 255 * math.sqrt(3.0) * self.sigma + 1e-9)
+
+    @property
+    def largest_radius(self) -> float:
+        """What unanimous votes reach: each step of 1/255 takes at most one vote from the winner and gives it to a rival."""
+        return radius_down(self.levels // 2 / 255)
+
+    def work(self, largest_tensor: int) -> float:
+        """The cost of one example, in tensor elements touched: what shards are cut by."""
+        return float(self.levels) * largest_tensor
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.levels < 2:
+            raise ValueError(f"sigma = {self.sigma:g} moves no 8-bit value to another level; use at least {2 / 510 / math.sqrt(3.0):.4f}")
+        if self.levels > 100_000:
+            raise ValueError(f"sigma = {self.sigma:g} takes {self.levels} copies of each input, more than 100000; use at most 113")
+        if any(radius > self.largest_radius for radius in self.radii or ()):
+            raise ValueError(
+                f"radius {max(self.radii or ()):g} is out of reach: {self.levels} levels of sigma = {self.sigma:g} reach at most"
+                f" {math.floor(self.largest_radius * 1e4) / 1e4:g} in l1; use a smaller radius or a larger sigma"
+            )
+        return self
