@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from certify.graph.operators import Operator
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A classifier as operators in topological order. Every shape is that of one example: the batch axis is implicit and free.
+    """A network as operators in topological order: a classifier, or one of its two parts on either side of a tensor.
+
+    Every shape is that of one example: the batch axis is implicit and free.
 
     Args:
         input: name of the raw input tensor.
         input_shape: shape of one raw input.
-        output: name of the logits.
-        classes: number of logits.
+        output: name of the logits; of the tensor that an encoder ends in.
+        classes: number of logits; of values that an encoder makes, whatever their shape.
         operators: every operator comes after those it reads from, and the logits depend on each.
         shapes: shape of every tensor by name.
         opset: version of the standard operators in the file.
@@ -73,3 +75,42 @@ class Graph:
                 found.append(operator.output)
             previous = operator.output
         return tuple(found)
+
+    def until(self, tensor: str) -> Graph:
+        """The encoder: the same input, and that tensor as output; operators it does not need are dropped.
+
+        Raises:
+            ValueError: no operator makes a tensor of that name.
+        """
+        needed, kept = {tensor}, []
+        for operator in reversed(self.operators):
+            if operator.output in needed:
+                kept.append(operator)
+                needed.update(operator.inputs)
+        if not kept:
+            raise ValueError(f"no operator of the network makes a tensor {tensor!r}")
+        return self._part(self.input, tensor, tuple(reversed(kept)), classes=math.prod(self.shapes[tensor]), class_names=None)
+
+    def after(self, tensor: str) -> Graph:
+        """The head: that tensor as input, the same logits. The network is the head of the encoder.
+
+        Raises:
+            ValueError: the tensor is no cut: some path from the input to the logits goes round it.
+        """
+        if tensor not in self.cuts():
+            raise ValueError(f"the logits do not follow from {tensor!r} alone: choose one of the tensors {', '.join(self.cuts())}")
+        position = next(i for i, operator in enumerate(self.operators) if operator.output == tensor)
+        return self._part(tensor, self.output, self.operators[position + 1 :], classes=self.classes, class_names=self.class_names)
+
+    def _part(self, start: str, end: str, operators: tuple[Operator, ...], *, classes: int, class_names: tuple[str, ...] | None) -> Graph:
+        shapes = {name: self.shapes[name] for name in (start, *(operator.output for operator in operators))}
+        return replace(
+            self,
+            input=start,
+            input_shape=self.shapes[start],
+            output=end,
+            classes=classes,
+            operators=operators,
+            shapes=shapes,
+            class_names=class_names,
+        )
