@@ -50,10 +50,28 @@ class SmoothingEvidence(Frozen):
         return self.n0 + self.n
 
 
+class LatentEvidence(SmoothingEvidence):
+    """Votes of copies made at the tensor `split`, in whose units `sigma` and `latent_radius` are.
+
+    `lipschitz_upper` bounds the l2 Lipschitz constant from the raw input to that tensor, `value_error` how far the point that the noise
+    was added to lies from the exact value of the example there, in l2. The l2 radius at the input is (latent_radius - value_error) /
+    lipschitz_upper.
+    """
+
+    split: str
+    latent_radius: Annotated[float, Field(ge=0)]
+    lipschitz_upper: Annotated[float, Field(gt=0)]
+    value_error: Annotated[float, Field(ge=0)]
+
+
 class PredictionEvidence(Frozen):
-    """Votes behind a smoothed prediction; `p_value` is that of the two most frequent classes being equally likely."""
+    """Votes behind a smoothed prediction; `p_value` is that of the two most frequent classes being equally likely.
+
+    The copies were made at the tensor `split`, in whose units `sigma` is; at the input where it is null.
+    """
 
     noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
+    split: str | None = None
     sigma: float
     n: int
     counts: tuple[int, ...]
@@ -105,7 +123,7 @@ class BoundsEvidence(Frozen):
     copies: ClassVar[int] = 0
 
 
-Evidence = SmoothingEvidence | PredictionEvidence | SplittingEvidence | BoundsEvidence
+Evidence = LatentEvidence | SmoothingEvidence | PredictionEvidence | SplittingEvidence | BoundsEvidence
 
 
 class Versions(Frozen):

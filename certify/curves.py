@@ -10,7 +10,7 @@ from statistics import median_low
 from certify.certificate import BoundsEvidence, Certificate
 from certify.findings import AttackResult
 from certify.report import AttackPoint, AttackReport, CertifierReport, CurvePoint, Report
-from certify.spec import BoundsSpec, CertifierSpec, PredictSpec, SmoothingSpec, Spec, decided_radii
+from certify.spec import BoundsSpec, CertifierSpec, PredictSpec, RadiusSpec, Spec, decided_radii
 from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
 
@@ -147,7 +147,7 @@ def _decided(spec: CertifierSpec) -> tuple[tuple[float, ...] | None, str]:
         note = "Verified at one given epsilon: the radii are decisions at that epsilon, not largest radii."
     elif isinstance(spec, PredictSpec):
         note = "Smoothed predictions: the answers hold at the inputs themselves, no radius is claimed."
-    elif isinstance(spec, SmoothingSpec):
+    elif isinstance(spec, RadiusSpec):
         note = "Decided at the given radii only: no average, median or histogram of radii follows from these rows."
     return radii, note if radii is not None else ""
 

@@ -11,7 +11,7 @@ from certify.certificate import Certificate
 from certify.errors import Problem, SpecError
 from certify.findings import AttackResult
 from certify.rounding import show_share
-from certify.spec import BoundsSpec, CertifierSpec, SmoothingSpec, Spec, SplittingSpec
+from certify.spec import BoundsSpec, CertifierSpec, RadiusSpec, Spec, SplittingSpec
 from certify.verdict import Verdict
 
 PREDICT = "predict"
@@ -134,6 +134,6 @@ def _code(spec: Spec, certificate: Certificate | AttackResult) -> Exit:
 
 
 def _asked(certifier: CertifierSpec) -> float | None:
-    if isinstance(certifier, SmoothingSpec | SplittingSpec):
+    if isinstance(certifier, RadiusSpec | SplittingSpec):
         return max(certifier.radii) if certifier.radii else None
     return certifier.epsilon if isinstance(certifier, BoundsSpec) else None

@@ -7,12 +7,17 @@ import math
 from pydantic import Field
 
 from certify.errors import InputError, Problem
-from certify.spec import Frozen, SmoothingSpec, Spec
+from certify.spec import CopiesSpec, Frozen, RadiusSpec, Spec
+
+_SHOWN_CUTS = 12
 
 
 class TensorFact(Frozen):
+    """A tensor of one example. Of a cut, `lipschitz` is at least the l2 Lipschitz constant from the raw input to it; null when unknown."""
+
     name: str
     shape: tuple[int, ...]
+    lipschitz: float | None = None
 
 
 class OperatorFact(Frozen):
@@ -22,6 +27,21 @@ class OperatorFact(Frozen):
     name: str
     output: TensorFact
     flops: int = 0
+
+
+class LayerFact(Frozen):
+    """How one operator stretches distances: its own l2 Lipschitz constant and that from the raw input to its tensor, rounded up.
+
+    `how` says how the constant was found. Where there is none, the numbers are null and `reason` says why.
+    """
+
+    name: str
+    type: str
+    tensor: str
+    constant: float | None
+    total: float | None
+    how: str = ""
+    reason: str = ""
 
 
 class Support(Frozen):
@@ -45,8 +65,35 @@ class ModelFacts(Frozen):
     largest_tensor: int = Field(description="elements of the largest intermediate tensor of one example")
     flops: int = Field(default=0, description="floating-point operations of one forward pass of one example")
     cuts: tuple[TensorFact, ...] = Field(default=(), description="tensors that every path from input to logits goes through, in order")
+    layers: tuple[LayerFact, ...] = Field(default=(), description="how each operator stretches distances, in order")
     opset: int = 0
     class_names: tuple[str, ...] | None = Field(default=None, description="as the file names them, one for each logit")
+
+    @property
+    def inspected_for_splits(self) -> bool:
+        """Older inspections knew no Lipschitz bounds; then a worker finds out."""
+        return bool(self.layers)
+
+    def reason_before(self, split: str) -> str:
+        """Why there is no Lipschitz bound up to that tensor."""
+        names = [operator.output.name for operator in self.operators]
+        before = set(names[: names.index(split) + 1])
+        return next(
+            (f"{layer.name}: {layer.reason}" for layer in self.layers if layer.reason and layer.tensor in before), "it is not known"
+        )
+
+    def cut(self, name: str) -> TensorFact | None:
+        """The cut of that name."""
+        return next((cut for cut in self.cuts if cut.name == name), None)
+
+    def sampled(self, split: str | None) -> tuple[int, int]:
+        """What one noisy copy made at that cut, or at the input, costs: its elements, and those of the largest tensor from there on."""
+        if split is None or (cut := self.cut(split)) is None:
+            return math.prod(self.input_shape), self.largest_tensor
+        names = [operator.output.name for operator in self.operators]
+        behind = self.operators[names.index(split) + 1 :]
+        elements = math.prod(cut.shape)
+        return elements, max(elements, *(math.prod(operator.output.shape) for operator in behind))
 
 
 class DatasetFacts(Frozen):
@@ -74,7 +121,8 @@ def check(spec: Spec, model: ModelFacts, dataset: DatasetFacts, value_range: tup
         *_selection(spec, dataset),
         *_clip(spec, value_range),
         *_grid(spec, dataset),
-        *_reach(spec, len(spec.examples.indices(dataset.count)), math.prod(model.input_shape)),
+        *_split(spec, model),
+        *_reach(spec, len(spec.examples.indices(dataset.count)), model),
         *_supported(spec, model),
     ]
     if problems:
@@ -158,13 +206,44 @@ def _grid(spec: Spec, dataset: DatasetFacts) -> list[Problem]:
     ]
 
 
-def _reach(spec: Spec, examples: int, dimension: int) -> list[Problem]:
-    family = spec.family(examples)
+def _split(spec: Spec, model: ModelFacts) -> list[Problem]:
+    """A tensor to add noise at must be on every path, and what is before it must have a known Lipschitz constant."""
     found = []
     for index, certifier in enumerate(spec.certifiers):
-        if not isinstance(certifier, SmoothingSpec):
+        split = certifier.noisy_tensor if isinstance(certifier, CopiesSpec) else None
+        if split is None or not model.inspected_for_splits:
             continue
-        if why := certifier.impossible(certifier.alpha_each(family), dimension):
+        cut = model.cut(split)
+        if cut is None or (cut.lipschitz is None and certifier.kind == "latent-smoothing"):
+            detail = _no_cut(split, model) if cut is None else f"{split!r} has no Lipschitz bound: {model.reason_before(split)}"
+            found.append(Problem(field=f"certifiers.{index}.split", detail=detail, mend=_cuts_to_choose(model, split)))
+    return found
+
+
+def _no_cut(split: str, model: ModelFacts) -> str:
+    if any(operator.output.name == split for operator in model.operators):
+        return f"{split!r} is not a cut: some path from the input to the logits goes around it"
+    return f"the model has no tensor {split!r}"
+
+
+def _cuts_to_choose(model: ModelFacts, split: str) -> str:
+    """The valid cuts, the nearest first, each with its shape and the encoder's bound."""
+    names = [operator.output.name for operator in model.operators]
+    place = names.index(split) if split in names else len(names)
+    valid = sorted((cut for cut in model.cuts if cut.lipschitz is not None), key=lambda cut: abs(names.index(cut.name) - place))
+    listed = ", ".join(f"{cut.name!r} {list(cut.shape)} (Lipschitz <= {cut.lipschitz:.4g})" for cut in valid[:_SHOWN_CUTS])
+    more = f" and {len(valid) - _SHOWN_CUTS} more" if len(valid) > _SHOWN_CUTS else ""
+    return f"choose one of {listed}{more}" if valid else "this model has no cut with a bound: use smoothing at the input"
+
+
+def _reach(spec: Spec, examples: int, model: ModelFacts) -> list[Problem]:
+    family, dimension = spec.family(examples), math.prod(model.input_shape)
+    found = []
+    for index, certifier in enumerate(spec.certifiers):
+        if not isinstance(certifier, RadiusSpec):
+            continue
+        cut = model.cut(certifier.noisy_tensor) if certifier.noisy_tensor else None
+        if why := certifier.impossible(certifier.alpha_each(family), dimension, cut.lipschitz if cut else None):
             detail, _, mend = why.partition("; ")
             shared = f" (alpha = {certifier.alpha:g} shared by {family} certificates)" if certifier.error_rate == "family-wise" else ""
             found.append(Problem(field=f"certifiers.{index}", detail=detail + shared, mend=mend))

@@ -6,6 +6,7 @@ A new rule is one class here and its judgement in `certify.gates`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -19,6 +20,7 @@ from certify.spec import (
     BoundsSpec,
     CertifierSpec,
     Frozen,
+    LatentSmoothingSpec,
     PredictSpec,
     SmoothingSpec,
     Spec,
@@ -201,6 +203,8 @@ def _reach(certifier: CertifierSpec) -> float:
     """No certificate of this certifier has a larger radius."""
     if isinstance(certifier, BoundsSpec):
         return radius_down(certifier.max_radius or 0.0)
+    if isinstance(certifier, LatentSmoothingSpec):
+        return math.inf  # it depends on the model's encoder, which may shrink distances
     if isinstance(certifier, SmoothingSpec):
         return certifier.largest_radius(certifier.alpha)
     return certifier.largest_radius if isinstance(certifier, SplittingSpec) else 0.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,11 @@ from certify.errors import InputError, Problem
 from certify.graph.graph import Graph
 from certify.graph.module import GraphModule
 from certify.graph.reader import read_onnx
+
+if TYPE_CHECKING:
+    from certify.lipschitz.bound import Bounds
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Model:
     digest: str
     value_range: tuple[float, float] | None = None
     _modules: dict[tuple[str, torch.dtype], GraphModule] = field(default_factory=dict, compare=False, repr=False)
+    _parts: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def from_onnx(cls, data: bytes, value_range: tuple[float, float] | None = None) -> Model:
@@ -52,6 +60,31 @@ class Model:
         if key not in self._modules:
             self._modules[key] = GraphModule(self.graph, dtype).to(device).eval().requires_grad_(False)
         return self._modules[key]
+
+    def before(self, split: str) -> Graph:
+        """The encoder: from the raw input to that tensor. Made once."""
+        return self._once(("before", split), lambda: self.graph.until(split))
+
+    def behind(self, split: str) -> Model:
+        """The head: from that tensor to the logits, as a model of its own. Made once.
+
+        Raises:
+            ModelRejected: some path from the input to the logits does not go through the tensor.
+        """
+        return self._once(("behind", split), lambda: Model(self.graph.after(split), self.digest))
+
+    @property
+    def lipschitz(self) -> Bounds:
+        """Upper bounds of the l2 Lipschitz constants of its tensors. Made once."""
+        from certify.lipschitz.bound import Bounds
+
+        return self._once(("lipschitz",), lambda: Bounds.of(self.graph))
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+        if key not in self._parts:
+            self._parts[key] = make()
+        found: T = self._parts[key]
+        return found
 
 
 @dataclass(frozen=True)

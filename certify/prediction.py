@@ -112,15 +112,16 @@ def _prediction(certificate: Certificate) -> Prediction:
 class PredictCertifier(SamplingCertifier[PredictSpec]):
     """With probability at least 1 - alpha over the noise, this is not a class other than the smoothed classifier's answer at x.
 
-    That answer is the most probable class of f(x + noise). `n` samples vote; the answer is the winner when an exact two-sided test
-    rejects at alpha that winner and second are equally likely, and an abstention otherwise. It says nothing about other inputs.
+    That answer is the most probable class of f(x + noise); with `split`, of f(h(x) + noise) as in `latent-smoothing`. `n` samples vote;
+    the answer is the winner when an exact two-sided test rejects at alpha that winner and second are equally likely, and an abstention
+    otherwise. It says nothing about other inputs.
 
     Source: Cohen, Rosenfeld & Kolter 2019, PREDICT and Proposition 2; Hung & Fithian 2019, "Rank verification for exponential families".
     """
 
     @property
     def statement(self) -> str:
-        return f"S0-prediction{self.noise.suffix}"
+        return f"S0-prediction{self.noise_of(self.spec.sigma).suffix}{'-latent' if self.spec.split else ''}"
 
     @property
     def alpha(self) -> float:
@@ -131,14 +132,24 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
         return self.spec.n
 
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
-        for position, counts in self.votes(examples, range(len(examples)), Stage.PREDICTION, 0, self.spec.n).items():
-            yield position, self.broken() if counts is None else self._outcome(counts)
+        noise, points = self.noise_of(self.spec.sigma), [self.place.point(x) for x in examples.x]
+        ballot = self.ballot(examples, points, [noise] * len(examples), self.place.network)
+        for position, counts in ballot.votes(range(len(examples)), Stage.PREDICTION, 0, self.spec.n).items():
+            slack = noise.slack + _apart(points[position].error, self.spec.sigma)
+            yield position, self.broken() if counts is None else self._outcome(counts, slack)
 
-    def _outcome(self, counts: Sequence[int]) -> Outcome:
+    def _outcome(self, counts: Sequence[int], slack: float) -> Outcome:
         top, p_value = decide(counts)
         # All n copies together are within n * slack of those of the theorem: no event is more likely by more than that.
-        p_value = min(1.0, p_value + self.spec.n * self.noise.slack)
-        evidence = PredictionEvidence(noise=self.spec.noise, sigma=self.spec.sigma, n=self.spec.n, counts=tuple(counts), p_value=p_value)
+        p_value = min(1.0, step_up(p_value + self.spec.n * slack)) if slack else p_value
+        evidence = PredictionEvidence(
+            noise=self.spec.noise,
+            split=self.spec.split,
+            sigma=self.spec.sigma,
+            n=self.spec.n,
+            counts=tuple(counts),
+            p_value=p_value,
+        )
         if p_value > self.alpha:
             reason = (
                 f"Class {top} won {counts[top]} of {self.spec.n} votes, too few more than the next to tell them apart at"
@@ -147,6 +158,11 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
             return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=reason, evidence=evidence)
         reason = "The smoothed classifier gives this answer at the input itself; no radius is claimed."
         return Outcome(prediction=top, verdict=Verdict.CERTIFIED, reason=reason, evidence=evidence)
+
+
+def _apart(error: float, sigma: float) -> float:
+    """At least the total variation distance of two normal laws of that sigma whose means are at most `error` apart: 2 Phi(e / 2s) - 1."""
+    return step_up(error / sigma * 0.3989422804014328, 4) if error else 0.0
 
 
 def decide(counts: Sequence[int]) -> tuple[int, float]:

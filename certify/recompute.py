@@ -8,12 +8,13 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from certify.certificate import Certificate, SmoothingEvidence
+from certify.certificate import Certificate, LatentEvidence, SmoothingEvidence
 from certify.errors import InputError, SpecError, problems_of
 from certify.rounding import radius_down, step_down
+from certify.sampling.estimation import most_of_rivals, most_votes
 from certify.sampling.noise import NOISES
 from certify.sampling.noise.base import Noise
-from certify.smoothing import most_of_rivals, radius_from, too_few
+from certify.smoothing import radius_from, too_few
 from certify.spec import Alpha
 from certify.statistics.sequential import Bound, Limits, Look, limits
 from certify.verdict import Verdict
@@ -61,6 +62,8 @@ def recompute(
     bound = bound or evidence.bound
     found = limits(_looks(evidence), level, bound, evidence.slack)
     new = {"bound": bound, "pA_lower": found.pA_lower, "pB_upper": found.pB_upper, "family": members}
+    if isinstance(evidence, LatentEvidence):
+        new["latent_radius"] = _noise(evidence.noise, evidence.sigma).radius(found.pA_lower, found.pB_upper)
     origin = (
         f"Recomputed from the stored votes at alpha = {level:g} ({bound}); before, it was alpha = {certificate.alpha:g} ({evidence.bound})."
         " Exploratory: chosen after the votes were there."
@@ -111,14 +114,14 @@ def _check(certificate: Certificate, evidence: SmoothingEvidence, alpha: float) 
     if not _one_run(evidence):
         raise InputError.at("evidence", "its looks and counts are not those of one run", "use the line as it was written")
     found = limits(_looks(evidence), alpha, evidence.bound, evidence.slack)
-    radius = radius_from(_noise(evidence.noise, evidence.sigma), certificate.norm, evidence.dimension, found)
+    radius = radius_from(evidence, _noise(evidence.noise, evidence.sigma), certificate.norm, found)
     pairs = ((found.pA_lower, evidence.pA_lower), (found.pB_upper, evidence.pB_upper), (radius, certificate.radius))
     if not all(math.isclose(*pair, rel_tol=_NEAR, abs_tol=_NEAR) for pair in pairs):
         raise InputError.at("evidence", "the stored radius does not follow from the stored votes", "use the line as it was written")
 
 
 def _one_run(evidence: SmoothingEvidence) -> bool:
-    looks, winner = evidence.looks, _top(evidence)
+    looks = evidence.looks
     return (
         0 < len(looks) == len(evidence.shares) == len(evidence.look_counts)
         and looks == tuple(sorted(set(looks)))
@@ -126,7 +129,7 @@ def _one_run(evidence: SmoothingEvidence) -> bool:
         and len(evidence.counts) == len(evidence.counts_selection) > 0
         and min(evidence.counts) >= 0
         and all(min(top, rival) >= 0 and top + rival <= n for n, (top, rival) in zip(looks, evidence.look_counts, strict=True))
-        and evidence.look_counts[-1] == (evidence.counts[winner], most_of_rivals(evidence.counts, winner))
+        and evidence.look_counts[-1] == (evidence.counts[_top(evidence)], most_of_rivals(evidence.counts, _top(evidence)))
         and sum(evidence.shares) <= 1 + 1e-9
         and evidence.family >= 1
         and evidence.dimension >= 1
@@ -135,7 +138,7 @@ def _one_run(evidence: SmoothingEvidence) -> bool:
 
 def _top(evidence: SmoothingEvidence) -> int:
     """The class that the selection sample chose; ties to the lowest."""
-    return max(range(len(evidence.counts_selection)), key=evidence.counts_selection.__getitem__, default=0)
+    return most_votes(evidence.counts_selection)
 
 
 @lru_cache(maxsize=16)
@@ -146,7 +149,7 @@ def _noise(name: str, sigma: float) -> Noise:
 
 def _answered(before: Certificate, evidence: SmoothingEvidence, level: float, found: Limits, origin: str) -> Certificate:
     """What the certifier would have said with these limits, labelled; `origin` ends the reason."""
-    radius = radius_from(_noise(evidence.noise, evidence.sigma), before.norm, evidence.dimension, found)
+    radius = radius_from(evidence, _noise(evidence.noise, evidence.sigma), before.norm, found)
     certified, top = radius > 0.0, _top(evidence)
     reason = Verdict.CERTIFIED.sentence if certified else too_few(top, _looks(evidence)[-1], found, evidence.bound, level)
     prediction = top if certified else None

@@ -8,11 +8,12 @@ from certify.attacks.certifier import Attacker
 from certify.bounds.certifier import BoundsCertifier
 from certify.certifier import Finder
 from certify.prediction import PredictCertifier
-from certify.smoothing import SmoothingCertifier
+from certify.smoothing import LatentSmoothingCertifier, SmoothingCertifier
 from certify.splitting import SplittingCertifier
 
 CERTIFIERS: dict[str, type[Finder[Any, Any]]] = {
     "smoothing": SmoothingCertifier,
+    "latent-smoothing": LatentSmoothingCertifier,
     "predict": PredictCertifier,
     "dssn": SplittingCertifier,
     "bounds": BoundsCertifier,

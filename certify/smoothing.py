@@ -2,38 +2,115 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
-from certify.certificate import SmoothingEvidence
+from certify.certificate import LatentEvidence, SmoothingEvidence
 from certify.certifier import Outcome
 from certify.model import Examples
 from certify.norms import Norm, conversion
 from certify.rounding import show_distance_upper, show_radius, step_down
 from certify.sampling.certifier import SamplingCertifier
+from certify.sampling.estimation import Case, Estimation, Reach
 from certify.sampling.noise.base import Noise
-from certify.sampling.streams import Stage
-from certify.spec import SmoothingSpec
+from certify.sampling.place import Point, carried
+from certify.spec import LatentSmoothingSpec, ProvingSpec, SmoothingSpec
 from certify.statistics.sequential import Bound, Limits, Look, limits
-from certify.statistics.stopping import Stopping
 from certify.verdict import Verdict
 
-
-@dataclass
-class _Case:
-    """One example on its way: votes so far and the radius they prove."""
-
-    position: int
-    selection: list[int]
-    top: int
-    counts: list[int]
-    looks: list[Look] = field(default_factory=list)
-    proved: float = -np.inf
+R = TypeVar("R", bound=ProvingSpec)
 
 
-class SmoothingCertifier(SamplingCertifier[SmoothingSpec]):
+class RadiusCertifier(SamplingCertifier[R]):
+    """What all certifiers share that prove a radius from votes."""
+
+    @property
+    def statement(self) -> str:
+        converted = "" if self.spec.norm is self.spec.own_norm else f"-from-{self.spec.own_norm}"
+        return f"{self.proves}{converted}"
+
+    @property
+    @abstractmethod
+    def proves(self) -> str:
+        """The statement in the noise's own norm."""
+
+    @property
+    def alpha(self) -> float:
+        # Rounded down: N certificates at this level must not spend more than the alpha they share.
+        return step_down(self.spec.alpha_each(self.run.plan.family))
+
+    @property
+    def least(self) -> int:
+        return self.spec.looks[0]
+
+    @property
+    def dimension(self) -> int:
+        return int(np.prod(self.model.input_shape))
+
+    def votes_of(self, case: Case, found: Limits, noise: Noise) -> dict[str, Any]:
+        """The part of the evidence that says what was counted and what follows from it."""
+        return {
+            "sigma": noise.sigma,
+            "n0": self.spec.n0,
+            "n": case.looks[-1].n,
+            "looks": tuple(look.n for look in case.looks),
+            "shares": tuple(look.share for look in case.looks),
+            "look_counts": tuple((look.top, look.rival) for look in case.looks),
+            "counts_selection": tuple(case.selection),
+            "counts": tuple(case.counts),
+            "bound": self.spec.bound,
+            "pA_lower": found.pA_lower,
+            "pB_upper": found.pB_upper,
+            "slack": noise.slack,
+            "family": self.run.plan.family if self.spec.error_rate == "family-wise" else 1,
+            "dimension": self.dimension,
+            "radii": self.spec.radii if self.spec.sampling == "adaptive" else None,
+        }
+
+    def answered(self, case: Case, found: Limits, radius: float, evidence: SmoothingEvidence) -> Outcome:
+        """Certified where a radius is left, abstained otherwise, with the numbers."""
+        if radius > 0.0:
+            return Outcome(prediction=case.top, verdict=Verdict.CERTIFIED, radius=radius, evidence=evidence)
+        reason = too_few(case.top, case.looks[-1], found, self.spec.bound, self.alpha)
+        if case.looks[-1].n < self.spec.n:
+            what = "any radius that was asked" if self.spec.radii else "any radius"
+            reason += f" It stopped early: the other {self.spec.n - case.looks[-1].n} samples were not likely to prove {what}."
+        return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=reason, evidence=evidence)
+
+
+class OneNoiseCertifier(RadiusCertifier[R]):
+    """Noise of one level, the same for all examples, at the place that the spec names."""
+
+    def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
+        points = [self.place.point(x) for x in examples.x]
+        ballot = self.ballot(examples, points, [self.noise] * len(examples), self.place.network)
+        estimation = Estimation(self.spec, self.alpha, ballot, lambda positions: self._reach([points[i].error for i in positions]))
+        for position, case in estimation.cases(range(len(examples))):
+            yield position, self.broken() if case is None else self._outcome(case, points[position])
+
+    @property
+    @abstractmethod
+    def noise(self) -> Noise:
+        """That noise."""
+
+    @abstractmethod
+    def evidence(self, case: Case, found: Limits, point: Point) -> SmoothingEvidence:
+        """What was counted around a point, and what is needed to derive the radius from it."""
+
+    def _reach(self, errors: Sequence[float]) -> Reach:
+        scale, error = conversion(self.spec.own_norm, self.spec.norm, self.dimension) * self.place.lipschitz, np.array(errors)
+        return lambda pA, pB: (self.noise.reach(pA, pB) - error) / scale
+
+    def _outcome(self, case: Case, point: Point) -> Outcome:
+        found = limits(case.looks, self.alpha, self.spec.bound, self.noise.slack)
+        evidence = self.evidence(case, found, point)
+        return self.answered(case, found, radius_from(evidence, self.noise, self.spec.norm, found), evidence)
+
+
+class SmoothingCertifier(OneNoiseCertifier[SmoothingSpec]):
     """With probability at least 1 - alpha over the noise, this is not a class whose ball is wrong.
 
     The smoothed classifier g(x) = argmax_c P(f(x + noise) = c) is constant on the open ball of the radius around x, in raw-input units.
@@ -45,116 +122,60 @@ class SmoothingCertifier(SamplingCertifier[SmoothingSpec]):
     """
 
     @property
-    def statement(self) -> str:
-        converted = "" if self.spec.norm is self.spec.own_norm else f"-from-{self.spec.own_norm}"
-        return f"S0-fixed{self.noise.suffix}{converted}"
+    def proves(self) -> str:
+        return f"S0-fixed{self.noise.suffix}"
 
     @property
-    def alpha(self) -> float:
-        # Rounded down: N certificates at this level must not spend more than the alpha they share.
-        return step_down(self.spec.alpha_each(self.run.plan.family))
+    def noise(self) -> Noise:
+        return self.noise_of(self.spec.sigma)
+
+    def evidence(self, case: Case, found: Limits, point: Point) -> SmoothingEvidence:
+        return SmoothingEvidence(noise=self.spec.noise, **self.votes_of(case, found, self.noise))
+
+
+class LatentSmoothingCertifier(OneNoiseCertifier[LatentSmoothingSpec]):
+    """With probability at least 1 - alpha over the noise, this is not a class whose ball is wrong.
+
+    With h the encoder, from the raw input to the tensor `split`, and f the head behind it, the classifier g(x) = argmax_c P(f(h(x) +
+    noise) = c) is constant on the open l2 ball of the radius around x, in raw-input units. h is the submitted network in real
+    arithmetic, f the head as it runs in float32, ties to the lowest class. The votes prove a ball around the point that stands for h(x);
+    it is carried back by a bound of h's Lipschitz constant (`carried`).
+
+    Source: Zeng, Su & Huang 2021, "Certified defense via latent space randomized smoothing with orthogonal encoders"; docs/latent.md.
+    """
 
     @property
-    def least(self) -> int:
-        return self.spec.looks[0]
+    def proves(self) -> str:
+        return "S0-fixed-latent"
 
-    def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
-        selection = self.votes(examples, range(len(examples)), Stage.SELECTION, 0, self.spec.n0)
-        cases = []
-        for position, counts in selection.items():
-            if counts is None:
-                yield position, self.broken()
-                continue
-            top = max(range(len(counts)), key=counts.__getitem__)
-            cases.append(_Case(position, counts, top, [0] * len(counts)))
-        rule, start = self._rule(), 0
-        for look, n in enumerate(self.spec.looks):
-            fresh = self.votes(examples, [case.position for case in cases], Stage.ESTIMATION, start, n)
-            going = []
-            for case in cases:
-                more = fresh[case.position]
-                if more is None:
-                    yield case.position, self.broken()
-                else:
-                    self._add(case, n, more, self.spec.shares[look])
-                    going.append(case)
-            cases, start = [], n
-            for case, settled in zip(going, self._settled(rule, look, going), strict=True):
-                if settled:
-                    yield case.position, self._outcome(case)
-                else:
-                    cases.append(case)
+    @property
+    def noise(self) -> Noise:
+        return self.noise_of(self.spec.sigma)
 
-    def _rule(self) -> Stopping:
-        scale = conversion(self.spec.own_norm, self.spec.norm, self._dimension)
-        return Stopping(
-            looks=self.spec.looks,
-            levels=[self.alpha * share for share in self.spec.shares],
-            bound=self.spec.bound,
-            reach=lambda pA, pB: self.noise.reach(pA, pB) / scale,
-            radii=self.spec.radii,
-            tolerance=self.spec.tolerance or 0.0,
-        )
-
-    def _add(self, case: _Case, n: int, more: Sequence[int], share: float) -> None:
-        case.counts = [a + b for a, b in zip(case.counts, more, strict=True)]
-        case.looks.append(Look(n, case.counts[case.top], most_of_rivals(case.counts, case.top), share))
-
-    def _settled(self, rule: Stopping, look: int, cases: Sequence[_Case]) -> Sequence[bool]:
-        top, rival = (np.array([getattr(case.looks[-1], name) for case in cases], dtype=float) for name in ("top", "rival"))
-        proved = np.maximum([case.proved for case in cases], rule.proved(look, top, rival))
-        for case, radius in zip(cases, proved, strict=True):
-            case.proved = float(radius)
-        answer: list[bool] = rule.settled(look, top, rival, proved).tolist()
-        return answer
-
-    def _outcome(self, case: _Case) -> Outcome:
-        found = limits(case.looks, self.alpha, self.spec.bound, self.noise.slack)
-        evidence = self._evidence(case, found)
-        radius = radius_from(self.noise, self.spec.norm, self._dimension, found)
-        if radius <= 0.0:
-            reason = too_few(case.top, case.looks[-1], found, self.spec.bound, self.alpha)
-            if case.looks[-1].n < self.spec.n:
-                what = "any radius that was asked" if self.spec.radii else "any radius"
-                reason += f" It stopped early: the other {self.spec.n - case.looks[-1].n} samples were not likely to prove {what}."
-            return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=reason, evidence=evidence)
-        return Outcome(prediction=case.top, verdict=Verdict.CERTIFIED, radius=radius, evidence=evidence)
-
-    def _evidence(self, case: _Case, found: Limits) -> SmoothingEvidence:
-        return SmoothingEvidence(
+    def evidence(self, case: Case, found: Limits, point: Point) -> LatentEvidence:
+        return LatentEvidence(
             noise=self.spec.noise,
-            sigma=self.spec.sigma,
-            n0=self.spec.n0,
-            n=case.looks[-1].n,
-            looks=tuple(look.n for look in case.looks),
-            shares=tuple(look.share for look in case.looks),
-            look_counts=tuple((look.top, look.rival) for look in case.looks),
-            counts_selection=tuple(case.selection),
-            counts=tuple(case.counts),
-            bound=self.spec.bound,
-            pA_lower=found.pA_lower,
-            pB_upper=found.pB_upper,
-            slack=self.noise.slack,
-            family=self.run.plan.family if self.spec.error_rate == "family-wise" else 1,
-            dimension=self._dimension,
-            radii=self.spec.radii if self.spec.sampling == "adaptive" else None,
+            split=self.spec.split,
+            latent_radius=self.noise.radius(found.pA_lower, found.pB_upper),
+            lipschitz_upper=self.place.lipschitz,
+            value_error=point.error,
+            **self.votes_of(case, found, self.noise),
         )
 
-    @property
-    def _dimension(self) -> int:
-        return int(np.prod(self.model.input_shape))
 
-
-def radius_from(noise: Noise, norm: Norm, dimension: int, found: Limits) -> float:
-    """A radius in `norm` that holds whenever the limits hold; 0 when they prove none.
+def radius_from(evidence: SmoothingEvidence, noise: Noise, norm: Norm, found: Limits) -> float:
+    """A radius at the input, in `norm`, that holds whenever the limits hold; 0 when they prove none.
 
     Args:
+        evidence: of the votes; says where the noise was added and in how many dimensions the input lives.
         noise: the noise behind the votes; its radius is in its own norm.
         norm: norm of the ball that is claimed.
-        dimension: entries of one input, for the conversion between the two norms.
         found: limits of the class probabilities.
     """
-    return max(0.0, step_down(noise.radius(found.pA_lower, found.pB_upper) / conversion(noise.norm, norm, dimension)))
+    radius = noise.radius(found.pA_lower, found.pB_upper)
+    if isinstance(evidence, LatentEvidence):
+        radius = carried(radius, evidence.lipschitz_upper, evidence.value_error)
+    return max(0.0, step_down(radius / conversion(noise.norm, norm, evidence.dimension)))
 
 
 def too_few(top: int, last: Look, found: Limits, bound: Bound, alpha: float) -> str:
@@ -169,8 +190,3 @@ def too_few(top: int, last: Look, found: Limits, bound: Bound, alpha: float) -> 
         f"Class {top} won {last.top / last.n:.4f} of {last.n} votes, which proves only {proved} at alpha = {alpha:g};"
         f" {needed}: use more samples or another sigma."
     )
-
-
-def most_of_rivals(counts: Sequence[int], top: int) -> int:
-    """The largest count of a class other than `top`."""
-    return max((count for label, count in enumerate(counts) if label != top), default=0)

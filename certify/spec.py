@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from certify.errors import SpecError, problems_of
 from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive
 from certify.specs.deterministic import AttackSpec, BoundsSpec
-from certify.specs.smoothing import SmoothingSpec
+from certify.specs.smoothing import LatentSmoothingSpec, RadiusSpec, SmoothingSpec
 from certify.specs.voting import CopiesSpec, NoisySpec, PredictSpec, SplittingSpec
 
 __all__ = [
@@ -28,9 +28,12 @@ __all__ = [
     "Count",
     "ExampleRange",
     "Frozen",
+    "LatentSmoothingSpec",
     "NoisySpec",
     "Positive",
     "PredictSpec",
+    "ProvingSpec",
+    "RadiusSpec",
     "SmoothingSpec",
     "Spec",
     "SplittingSpec",
@@ -39,8 +42,9 @@ __all__ = [
     "parse_spec",
 ]
 
-# Those whose evidence is votes of altered copies.
-VotingSpec = SmoothingSpec | PredictSpec | SplittingSpec
+# Those that prove a radius from votes of noisy copies, and all whose evidence is votes.
+ProvingSpec = SmoothingSpec | LatentSmoothingSpec
+VotingSpec = ProvingSpec | PredictSpec | SplittingSpec
 CertifierSpec = Annotated[VotingSpec | BoundsSpec | AttackSpec, Field(discriminator="kind")]
 
 
@@ -50,7 +54,7 @@ def decided_radii(certifier: CertifierSpec) -> tuple[float, ...] | None:
         return (certifier.epsilon,)
     if isinstance(certifier, PredictSpec):
         return (0.0,)
-    if isinstance(certifier, SmoothingSpec) and certifier.sampling == "adaptive" and certifier.radii:
+    if isinstance(certifier, RadiusSpec) and certifier.sampling == "adaptive" and certifier.radii:
         return tuple(sorted(set(certifier.radii)))
     return None
 

@@ -13,6 +13,7 @@ from certify.sampling.certifier import SamplingCertifier
 from certify.sampling.noise.base import Array
 from certify.sampling.noise.grid import LEVELS
 from certify.sampling.noise.splitting import Splitting, digest, make_template
+from certify.sampling.place import Point
 from certify.sampling.streams import Stage
 from certify.spec import SplittingSpec
 from certify.verdict import Verdict
@@ -44,7 +45,9 @@ class SplittingCertifier(SamplingCertifier[SplittingSpec]):
         return self.spec.levels
 
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
-        for position, counts in self.votes(examples, range(len(examples)), Stage.PREDICTION, 0, self.spec.levels).items():
+        everyone = range(len(examples))
+        ballot = self.ballot(examples, [Point(x) for x in examples.x], [self.noise] * len(examples), self.model)
+        for position, counts in ballot.votes(everyone, Stage.PREDICTION, 0, self.spec.levels).items():
             yield position, self.broken() if counts is None else self._outcome(counts)
 
     def _outcome(self, counts: Sequence[int]) -> Outcome:

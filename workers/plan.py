@@ -36,7 +36,8 @@ def plan_job(spec: Spec, model: ModelFacts, dataset: DatasetFacts, device: str, 
     )
     shards: list[ShardPlan] = []
     for index, certifier in enumerate(spec.certifiers):
-        size = max(1, min(_LARGEST_SHARD, int(_SHARD_WORK // certifier.work(model.largest_tensor))))
+        _, largest = model.sampled(_split(certifier))
+        size = max(1, min(_LARGEST_SHARD, int(_SHARD_WORK // certifier.work(largest))))
         for first in range(0, examples, size):
             shards.append(ShardPlan(ix=len(shards), certifier=index, first=first, last=min(first + size, examples)))
     return plan, tuple(shards)
@@ -45,4 +46,8 @@ def plan_job(spec: Spec, model: ModelFacts, dataset: DatasetFacts, device: str, 
 def _batch_size(certifier: CertifierSpec, model: ModelFacts, device: str) -> int:
     if not isinstance(certifier, CopiesSpec):
         return 1
-    return certifier.batch_size or default_batch_size(math.prod(model.input_shape), model.largest_tensor, device)
+    return certifier.batch_size or default_batch_size(*model.sampled(certifier.noisy_tensor), device)
+
+
+def _split(certifier: CertifierSpec) -> str | None:
+    return certifier.noisy_tensor if isinstance(certifier, CopiesSpec) else None

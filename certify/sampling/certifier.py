@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
@@ -12,12 +12,14 @@ import torch
 
 from certify.certifier import Certifier, Outcome
 from certify.heap import out_of_memory
-from certify.model import Examples
+from certify.model import Examples, Model
 from certify.run import Progress
-from certify.sampling.engine import Request, VoteCounter
+from certify.sampling.ballot import Ballot
+from certify.sampling.engine import VoteCounter
 from certify.sampling.noise import NOISES
 from certify.sampling.noise.base import Noise
-from certify.sampling.streams import Stage, Stream
+from certify.sampling.place import Place, Point, place_of
+from certify.sampling.streams import Stream
 from certify.spec import VotingSpec
 from certify.verdict import Verdict
 
@@ -28,13 +30,24 @@ _BATCHES, _GROUP = 64, 256
 
 
 class SamplingCertifier(Certifier[N]):
-    """Base of certifiers whose evidence is votes. A subclass writes `answers`, asking for `votes` as it goes."""
+    """Base of certifiers whose evidence is votes. A subclass writes `answers`, asking ballots for votes as it goes."""
 
     dtype = "float32"
 
     @cached_property
-    def noise(self) -> Noise:
-        return NOISES[self.spec.noise](self.spec.sigma, self.model.input_shape, self.run.device)
+    def place(self) -> Place:
+        """Where the copies are made."""
+        return place_of(self.model, self.spec.noisy_tensor)
+
+    @cached_property
+    def _noises(self) -> dict[float, Noise]:
+        return {}
+
+    def noise_of(self, sigma: float) -> Noise:
+        """The spec's noise at that level, for copies made at `place`; built once for each level."""
+        if sigma not in self._noises:
+            self._noises[sigma] = NOISES[self.spec.noise](sigma, self.place.network.input_shape, self.run.device)
+        return self._noises[sigma]
 
     @property
     def batch_size(self) -> int:
@@ -60,8 +73,7 @@ class SamplingCertifier(Certifier[N]):
         """All outcomes of a group, in order; out of memory, it starts again from its first sample with half the batch."""
         before, started = (self._samples, self._answered), self.run.now()
         while True:
-            self._counter, self._spent = self._make_counter(), [0] * len(examples)
-            self._inputs = [self.noise.prepare(x) for x in examples.x]
+            self._spent = [0] * len(examples)
             found: dict[int, Outcome] = {}
             try:
                 for position, outcome in self.answers(examples):
@@ -77,29 +89,37 @@ class SamplingCertifier(Certifier[N]):
         each = (self.run.now() - started) / max(1, sum(self._spent))
         return [replace(found[position], seconds=each * spent) for position, spent in enumerate(self._spent)]
 
-    def votes(self, examples: Examples, positions: Iterable[int], stage: Stage, start: int, stop: int) -> dict[int, list[int] | None]:
-        """Votes by class of samples `start` to `stop` of each example, by position; None where a logit was NaN or infinite."""
-        wanted = list(positions)
-        requests = [Request(self._inputs[i], self.noise, self._stream(examples.rows[i], stage), start, stop) for i in wanted]
-        votes = self._counter.count(requests)
-        for position in wanted:
-            self._spent[position] += stop - start
-        return {i: row if ok else None for i, row, ok in zip(wanted, votes.counts.tolist(), votes.finite.tolist(), strict=True)}
+    def ballot(self, examples: Examples, points: Sequence[Point], noises: Sequence[Noise], network: Model) -> Ballot:
+        """A question that `network` answers on copies of these examples.
+
+        Args:
+            examples: of the group at hand.
+            points: what the noise is added to, one for each example.
+            noises: one for each example.
+            network: its input is a point.
+        """
+        return Ballot(
+            counter=self._counter(network),
+            points=[noise.prepare(point.value) for noise, point in zip(noises, points, strict=True)],
+            noises=noises,
+            stream=lambda position, stage: Stream(self.run.noise_key, self.index, examples.rows[position], stage),
+            spent=self._spend,
+        )
 
     def broken(self) -> Outcome:
         """The outcome of an example whose noisy copies got NaN or infinite logits."""
         reason = "model: a noisy copy got a NaN or infinite logit; check the weights and the input range."
         return Outcome(prediction=None, verdict=Verdict.ERROR, reason=reason)
 
-    def _stream(self, row: int, stage: Stage) -> Stream:
-        return Stream(self.run.noise_key, self.index, row, stage)
+    def _spend(self, position: int, copies: int) -> None:
+        self._spent[position] += copies
 
-    def _make_counter(self) -> VoteCounter:
+    def _counter(self, network: Model) -> VoteCounter:
         return VoteCounter(
-            self.model.module(self.run.device, torch.float32),
-            self.model.input_shape,
+            network.module(self.run.device, torch.float32),
+            network.input_shape,
             batch_size=self._batch_size,
-            classes=self.model.classes,
+            classes=network.classes,
             device=self.run.device,
             should_stop=self.run.should_stop,
             on_samples=self._count,

@@ -13,17 +13,22 @@ from certify.specs.base import Alpha, Count, Frozen, Positive
 
 
 class CopiesSpec(Frozen):
-    """What all certifiers that vote over altered copies share. `sigma` is the standard deviation of each coordinate, raw-input units."""
+    """What all certifiers share that vote over altered copies."""
 
-    sigma: Positive
     batch_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] | None = None
 
     method: ClassVar[None] = None
 
+    @property
+    def noisy_tensor(self) -> str | None:
+        """The tensor that is altered; null for the input."""
+        return getattr(self, "split", None)
+
 
 class NoisySpec(CopiesSpec):
-    """What all certifiers share whose copies are drawn at random."""
+    """Noise of one level, drawn at random. `sigma` is the standard deviation of each coordinate, raw-input units."""
 
+    sigma: Positive
     noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
 
     stochastic: ClassVar[bool] = True
@@ -41,9 +46,13 @@ class NoisySpec(CopiesSpec):
 
 
 class PredictSpec(NoisySpec):
-    """PREDICT of randomized smoothing: the class that the smoothed classifier gives at the input itself, or an abstention."""
+    """PREDICT of randomized smoothing: the class that the smoothed classifier gives at the input itself, or an abstention.
+
+    With `split` the classifier is that of `latent-smoothing`: noise is added at that tensor, and `sigma` has its units.
+    """
 
     kind: Literal["predict"]
+    split: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     n: Count = 1000
     alpha: Alpha = 0.001
 
@@ -51,6 +60,8 @@ class PredictSpec(NoisySpec):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if self.split is not None and self.noise != "gaussian":
+            raise ValueError(f"split is for gaussian noise; remove it or noise {self.noise}")
         if 2.0 * 0.5**self.n > self.alpha:
             least = math.ceil(1 - math.log2(self.alpha))
             raise ValueError(f"n = {self.n} votes can never single out a class at alpha = {self.alpha:g}; use n >= {least}")
@@ -69,6 +80,7 @@ class SplittingSpec(CopiesSpec):
     """
 
     kind: Literal["dssn"]
+    sigma: Positive
     radii: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
 
     norm: ClassVar[Norm] = Norm.L1

@@ -22,6 +22,7 @@ from certify.certificate import PredictionEvidence
 from certify.errors import InputError, NumericalError, SpecError
 from certify.norms import Norm
 from certify.prediction import decide
+from certify.rounding import step_up
 from certify.run import public_key
 from certify.sampling.engine import Request, VoteCounter
 from certify.sampling.noise import NOISES
@@ -193,7 +194,7 @@ def test_integer_noise_pays_for_the_rounding_of_its_law() -> None:
     [found] = predict(*boundary(1), sigma=0.25, n=1000, noise="discrete-gaussian", key=KEY)
     slack = NOISES["discrete-gaussian"](0.25, (1,), "cpu").slack
     assert slack > 0
-    assert found.p_value == min(1.0, decide(found.counts)[1] + 1000 * slack)
+    assert found.p_value == min(1.0, step_up(decide(found.counts)[1] + 1000 * slack))
     [clear] = predict(boundary(1)[0], torch.ones(1, 1), sigma=0.1, n=1000, noise="discrete-gaussian", key=KEY)
     assert clear.counts == (1000, 0)
     assert clear.p_value >= 1000 * slack > 2 * 0.5**999

@@ -246,10 +246,14 @@ def test_the_simulated_decision_is_the_certifiers(name: str, bound: str, samplin
     spec = job.certifiers[0]
     script = Script(spec, CLASSES[name], runs)
 
-    class Scripted(SmoothingCertifier):
-        def votes(self, examples: Examples, positions: Any, stage: Stage, start: int, stop: int) -> dict[int, list[int] | None]:
+    class Table:
+        def votes(self, positions: Any, stage: Stage, start: int, stop: int) -> dict[int, list[int] | None]:
             table = script.tables[0 if stage is Stage.SELECTION else stop]
             return {position: table[position].tolist() for position in positions}
+
+    class Scripted(SmoothingCertifier):
+        def ballot(self, *asked: Any) -> Any:
+            return Table()
 
     model = LinearTruth.random(1, 2, seed=0).model()
     examples = Examples(tuple(range(runs)), torch.zeros(runs, 1), torch.zeros(runs, dtype=torch.int64))

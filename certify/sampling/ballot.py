@@ -1,0 +1,39 @@
+"""One question to noisy copies of a group of examples: which network votes, around which points, under which noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from certify.sampling.engine import Request, VoteCounter
+from certify.sampling.noise.base import Noise
+from certify.sampling.streams import Stage, Stream
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """Votes on demand, by the position of an example in its group.
+
+    Args:
+        counter: the network that votes.
+        points: what the noise is added to, as prepared by the noise.
+        noises: the noise of each example.
+        stream: of an example, by position and stage.
+        spent: told the position and how many copies it took.
+    """
+
+    counter: VoteCounter
+    points: Sequence[Tensor]
+    noises: Sequence[Noise]
+    stream: Callable[[int, Stage], Stream]
+    spent: Callable[[int, int], None]
+
+    def votes(self, positions: Iterable[int], stage: Stage, start: int, stop: int) -> dict[int, list[int] | None]:
+        """Votes by class of samples `start` to `stop` of each example, by position; None where a logit was NaN or infinite."""
+        wanted = list(positions)
+        votes = self.counter.count([Request(self.points[i], self.noises[i], self.stream(i, stage), start, stop) for i in wanted])
+        for position in wanted:
+            self.spent(position, stop - start)
+        return {i: row if ok else None for i, row, ok in zip(wanted, votes.counts.tolist(), votes.finite.tolist(), strict=True)}
