@@ -25,6 +25,7 @@ from certify.errors import ExportError, ModelRejected
 from certify.graph.module import GraphModule
 from certify.graph.proto import OPSETS
 from certify.graph.reader import read_onnx
+from certify.lipschitz.plain import oldest_opset, plain
 
 OPSET = 17
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -82,7 +83,7 @@ def to_onnx(
         input_shape: shape of one input, without the batch axis.
         mean, std: put (x - mean) / std for each channel in front; one number, or one for each channel.
         class_names: one for each logit, kept in the file.
-        opset: version of the ONNX operators; torch's newer exporter writes 18 and later only.
+        opset: version of the ONNX operators; torch's newer exporter writes 18 and later only, and `WrappedConv2d` needs 19.
         exporter: try only this one of EXPORTERS.
 
     Raises:
@@ -112,8 +113,11 @@ def export(
         raise ExportError.at("opset", f"is {opset}, not one of {OPSETS.start} to {OPSETS.stop - 1}", f"use {OPSET}")
     if exporter is not None and exporter not in EXPORTERS:
         raise ExportError.at("exporter", f"there is none named {exporter!r}", f"use one of {', '.join(EXPORTERS)}")
-    plain = _copied(module)
-    model = plain if mean is None and std is None else Normalised(plain, *_normalisation(shape, mean, std))
+    copied = _copied(module)
+    model, written = copied, plain(copied)
+    if mean is not None or std is not None:
+        numbers = _normalisation(shape, mean, std)
+        model, written = Normalised(model, *numbers), Normalised(written, *numbers)
     samples = _answers(model, shape)
     classes = samples[0][1].shape[1]
     if class_names is not None and len(class_names) != classes:
@@ -122,7 +126,7 @@ def export(
     refusals = []
     for name in EXPORTERS if exporter is None else (exporter,):
         try:
-            data = _labelled(EXPORTERS[name](model, shape, opset), class_names)
+            data = _labelled(EXPORTERS[name](written, shape, max(opset, oldest_opset(written))), class_names)
             return Exported(data, name, _check(data, samples))
         except ExportError as error:
             refusals.append(error.problems[0])
