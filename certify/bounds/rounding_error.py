@@ -24,6 +24,7 @@ from itertools import starmap
 import torch
 from torch import Tensor
 
+from certify.evaluation.float64 import LIBRARY
 from certify.graph.graph import Graph
 from certify.graph.operators import Operator
 from certify.graph.operators.activation import Activation, LeakyRelu
@@ -34,10 +35,6 @@ from certify.graph.operators.linear import Linear
 from certify.graph.operators.normalisation import BatchNormalization
 from certify.graph.operators.pooling import AveragePool, GlobalPool, MaxPool
 from certify.graph.operators.shape import Reshape, Transpose
-
-# Absolute error of sigmoid and tanh, in unit roundoffs: an assumption about libraries, which promise nothing. Seen in float32: 1.5 in
-# torch, 5.3 in onnxruntime (the rational approximation of tanh).
-LIBRARY = 8
 
 # All numbers here are sums of magnitudes of up to 2^24 terms (the largest tensor), in float64: relative error below 2^24 * 2^-53 * 5.
 _UP = 1 + 1e-8

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify.bounds.rounding_error import LIBRARY
 from certify.bounds.running_terms import EXTRA, UNIT, Around, Unknown, gamma
 from certify.bounds.s_shaped import CURVES, Curve
+from certify.evaluation.float64 import LIBRARY
 
 _WHOLE = {"Tanh": 0.0, "Sigmoid": 1.0}  # f(-x) = whole - f(x)
 

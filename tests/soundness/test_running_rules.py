@@ -20,8 +20,8 @@ import torch
 from certify import Examples, Model, certify
 from certify.bounds import running_rules, running_terms
 from certify.bounds.engine import LirpaEngine, MarginBound
-from certify.bounds.rounding_error import LIBRARY
 from certify.bounds.running_error import RunningError
+from certify.evaluation.float64 import LIBRARY
 from certify.graph.reader import read_onnx
 from certify.norms import Norm
 from certify.spec import parse_spec

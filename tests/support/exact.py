@@ -10,30 +10,16 @@ import mpmath
 import numpy as np
 
 from certify.graph.graph import Graph
+from certify.graph.operators.linear import Linear
 from certify.graph.operators.pooling import MaxPool
+from tests.support.exact_operators import EXACT, by_mpmath, step
 from tests.support.onnx_models import Array
 
-EXACT = np.vectorize(Fraction, otypes=[object])
-
-
-def _fraction(value: Any) -> Fraction:
-    sign, mantissa, exponent, _ = value._mpf_
-    return Fraction(-mantissa if sign else mantissa) * Fraction(2) ** exponent
-
-
-def _by_mpmath(function: Callable[[Any], Any]) -> Callable[[Array], Array]:
-    def one(value: Fraction) -> Fraction:
-        with mpmath.workdps(60):
-            return _fraction(mpmath.mpf(function(mpmath.mpf(value.numerator) / value.denominator)))
-
-    return np.vectorize(one, otypes=[object])
-
-
-SQRT = _by_mpmath(mpmath.sqrt)
+SQRT = by_mpmath(mpmath.sqrt)
 ACTIVATIONS = {
     "Relu": lambda x: np.maximum(x, Fraction(0)),
-    "Sigmoid": _by_mpmath(lambda x: 1 / (1 + mpmath.exp(-x))),
-    "Tanh": _by_mpmath(mpmath.tanh),
+    "Sigmoid": by_mpmath(lambda x: 1 / (1 + mpmath.exp(-x))),
+    "Tanh": by_mpmath(mpmath.tanh),
 }
 ARITHMETIC = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
 
@@ -64,9 +50,13 @@ def _pooled(operator: Any, x: Array, of_window: Callable[[Array], Array]) -> Arr
     return out
 
 
-def _step(operator: Any, *x: Array) -> Array:
+def _plain(pool: Any) -> bool:
+    return len(pool.window.kernel) == 2 and not any(pool.window.pads) and set(pool.window.dilations) == {1}
+
+
+def exact_step(operator: Any, *x: Array) -> Array:
     """One operator in exact arithmetic on one example; square roots and activations to 60 digits."""
-    w = {name: EXACT(value) for name, value in operator.weights.items()}
+    w = {name: EXACT(value) for name, value in operator.weights.items() if np.isfinite(value).all() and value.dtype.kind == "f"}
     if operator.type in ACTIVATIONS:
         return ACTIVATIONS[operator.type](x[0])
     if operator.type in ARITHMETIC:
@@ -77,23 +67,22 @@ def _step(operator: Any, *x: Array) -> Array:
     if operator.type == "BatchNormalization":
         c = {name: value.reshape(-1, *(1,) * (x[0].ndim - 1)) for name, value in w.items()}
         return (x[0] - c["mean"]) / SQRT(c["var"] + Fraction(operator.epsilon)) * c["scale"] + c["bias"]
-    if operator.type in ("Gemm", "MatMul"):
+    if isinstance(operator, Linear):
         return x[0] @ w["weight"].T * Fraction(operator.alpha) + (w["bias"] * Fraction(operator.beta) if "bias" in w else 0)
-    if operator.type == "Conv":
+    if operator.type == "Conv" and len(operator.shape) == 3 and operator.window.symmetric:
         return _conv(operator, x[0], w)
-    if operator.type in ("MaxPool", "AveragePool"):
+    if operator.type in ("MaxPool", "AveragePool") and _plain(operator):
         return _pooled(operator, x[0], lambda v: v.max(-1) if isinstance(operator, MaxPool) else v.sum(-1) / Fraction(v.shape[-1]))
     if operator.type == "GlobalAveragePool":
         return (x[0].reshape(len(x[0]), -1).sum(-1) / Fraction(x[0][0].size)).reshape(operator.shape)
     if operator.type == "Transpose":
         return np.transpose(x[0], [axis - 1 for axis in operator.order[1:]])
-    assert operator.type in ("Flatten", "Reshape")
-    return x[0].reshape(operator.shape)
+    return x[0].reshape(operator.shape) if operator.type in ("Flatten", "Reshape") else step(operator, w, *x)
 
 
 def exact(graph: Graph, x: Array) -> Array:
     """The logits at one input, as fractions."""
     values = {graph.input: EXACT(x)}
     for operator in graph.operators:
-        values[operator.output] = _step(operator, *(values[name] for name in operator.inputs))
+        values[operator.output] = exact_step(operator, *(values[name] for name in operator.inputs))
     return values[graph.output]
