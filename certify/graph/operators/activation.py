@@ -15,6 +15,7 @@ from torch import Tensor
 
 from certify.graph.operators.base import Node, Operator
 from certify.graph.operators.piecewise import ScaleShift, bend, two_sided
+from certify.lipschitz.parts import Chain, Scaled
 
 # The functions bound propagation has been shown sound for.
 _BOUNDED = frozenset({"Abs", "Neg", "Relu", "Sigmoid", "Tanh"})
@@ -51,6 +52,41 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Tanh": torch.tanh,
 }
 
+# The largest slopes, rounded up: docs/lipschitz.md has the proofs.
+_SLOPES: dict[str, float] = {
+    "Abs": 1.0,
+    "Asinh": 1.0,
+    "Atan": 1.0,
+    "Cos": 1.0,
+    "Erf": 1.12838,
+    "HardSwish": 1.5,
+    "Mish": 1.08850,
+    "Relu": 1.0,
+    "Sigmoid": 0.25,
+    "Sin": 1.0,
+    "Softsign": 1.0,
+    "Tanh": 1.0,
+}
+_WITHOUT: dict[str, str] = {
+    "Acos": "its slope is unbounded at -1 and 1",
+    "Acosh": "its slope is unbounded at 1",
+    "Asin": "its slope is unbounded at -1 and 1",
+    "Atanh": "its slope is unbounded at -1 and 1",
+    "Ceil": "it jumps",
+    "Cosh": "its slope is unbounded",
+    "Exp": "its slope is unbounded",
+    "Floor": "it jumps",
+    "Log": "its slope is unbounded at 0",
+    "Reciprocal": "its slope is unbounded at 0",
+    "Round": "it jumps",
+    "Sign": "it jumps",
+    "Sinh": "its slope is unbounded",
+    "Sqrt": "it is not Lipschitz at 0",
+    "Tan": "its slope is unbounded",
+}
+_SWISH = 1.09985  # of x * sigmoid(a * x) for every a that is not 0: the slope is a function of a * x alone
+_GELU = {"none": 1.12891, "tanh": 1.12901}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Activation(Operator):
@@ -66,6 +102,14 @@ class Activation(Operator):
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return _FUNCTIONS[self.type](x[0])
+
+    def parts(self) -> tuple[Chain, ...]:
+        return ((Scaled(np.array(-1.0), self.shape),),) if self.type in ("Neg", "Not") else ()
+
+    def lipschitz(self) -> float:
+        if self.type in _SLOPES:
+            return _SLOPES[self.type]
+        raise self.no_constant(_WITHOUT[self.type])
 
     @property
     def unbounded(self) -> str:
@@ -123,6 +167,24 @@ class Parametric(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return _WITH_PARAMETERS[self.type](x[0], *self.parameters)
 
+    def lipschitz(self) -> float:
+        first, second = (*map(abs, self.parameters), 0.0, 0.0)[:2]
+        if self.type in ("Shrink", "ThresholdedRelu"):
+            # One that takes away what lies between its thresholds, and no more, does not jump.
+            limit, away = (*self.parameters, 0.0)[:2]
+            if limit < 0 or away != limit:
+                raise self.no_constant("it jumps at its threshold")
+            return 1.0
+        slopes = {
+            "Celu": 1.0 if self.parameters and self.parameters[0] > 0 else 2.0,
+            "Elu": max(1.0, first),
+            "HardSigmoid": first,
+            "Selu": second * max(1.0, first) * (1 + 1e-12),
+            "Softplus": 1.0,
+            "Swish": _SWISH,
+        }
+        return slopes[self.type]
+
     @property
     def unbounded(self) -> str:
         return "" if self.type == "HardSigmoid" else super().unbounded
@@ -146,6 +208,9 @@ class LeakyRelu(Operator):
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return F.leaky_relu(x[0], self.slope)
+
+    def lipschitz(self) -> float:
+        return max(1.0, abs(self.slope))
 
     @property
     def unbounded(self) -> str:
@@ -171,6 +236,9 @@ class Gelu(Operator):
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return F.gelu(x[0], approximate=self.approximate)
+
+    def lipschitz(self) -> float:
+        return _GELU[self.approximate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +270,11 @@ class Clip(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return x[0].clamp(self.low, self.high)
 
+    def lipschitz(self) -> float:
+        if self.low == math.inf or self.high == -math.inf:
+            raise self.no_constant("a clip to infinity")
+        return 1.0
+
     @property
     def unbounded(self) -> str:
         return "" if self.low < math.inf and self.high > -math.inf else "a clip to infinity"
@@ -226,6 +299,9 @@ class Truth(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return (x[0] != 0).to(x[0].dtype)
 
+    def lipschitz(self) -> float:
+        raise self.no_constant("a truth value jumps")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PRelu(Operator):
@@ -246,6 +322,9 @@ class PRelu(Operator):
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return torch.where(x[0] > 0, x[0], x[0] * weights["slope"])
+
+    def lipschitz(self) -> float:
+        return max(1.0, float(np.abs(self.weights["slope"]).max()))
 
     @property
     def unbounded(self) -> str:

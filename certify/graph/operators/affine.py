@@ -15,6 +15,7 @@ from torch import Tensor
 
 from certify.graph.layout import Shape
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator, as_tensor
+from certify.lipschitz.parts import Chain, Picks, Scaled, Spread
 
 MAX_MATRIX = 2**24
 MAX_AXIS = 2**18
@@ -45,10 +46,7 @@ def along_axes(shape: Shape, matrices: Mapping[int, tuple[int, Callable[[], Arra
 
 def picks(places: Array, length: int) -> Array:
     """The matrix that takes the value at each place; a place below zero takes none. (places, length)"""
-    matrix = np.zeros((len(places), length))
-    rows = np.flatnonzero(places >= 0)
-    matrix[rows, places[rows]] = 1.0
-    return matrix
+    return Picks(places, length)()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +105,12 @@ class Affine(Operator):
         """What is added in the end."""
         return None
 
+    def parts(self) -> tuple[Chain, ...]:
+        scale = self.scale()
+        # A share of one rounding, of what may be a mean rounded once.
+        last = () if scale is None else (Scaled(scale, self.shape, 2),)
+        return tuple((*spreads(chain), *last) for chain in self.maps())
+
     @property
     def unbounded(self) -> str:
         # Before anything is made: places along an axis are listed to see which maps are needed.
@@ -115,6 +119,11 @@ class Affine(Operator):
 
     def for_bounds(self) -> Operator:
         return linear_form(self, self.maps(), scale=self.scale(), offset=self.offset())
+
+
+def spreads(chain: tuple[Along, ...], terms: int = 2) -> Chain:
+    """The same maps as steps of a Lipschitz bound; `terms` are the roundings of an entry."""
+    return tuple(Spread(*step, terms) for step in chain)
 
 
 def too_large(what: str, maps: Maps) -> str:

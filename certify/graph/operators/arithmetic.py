@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from certify.graph.layout import Layout
 from certify.graph.operators.base import Array, Node, Operator, Weights
 from certify.graph.operators.piecewise import NEAR, Extreme, Mixture
+from certify.lipschitz.parts import Chain, Part, Repeated, Scaled
 
 
 def _truth(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -119,6 +121,17 @@ class Broadcast(Operator):
         rest = iter(x)
         return [weights[str(place)] if view is None else _viewed(next(rest), view) for place, view in enumerate(self.views)]
 
+    def repeated(self, *after: Scaled) -> tuple[Chain, ...]:
+        """For each data operand that it is broadcast, and then scaled by its own constants."""
+        views = [view for view in self.views if view is not None]
+        widened: list[tuple[Part, ...]] = [() if view == self.shape else (Repeated(view, self.shape),) for view in views]
+        return tuple((*first, last) for first, last in zip(widened, after, strict=True))
+
+    def finite(self) -> None:
+        """Refuse constants that no difference is defined for."""
+        if not all(np.all(np.isfinite(value)) for value in self.weights.values()):
+            raise self.no_constant("arithmetic with infinity")
+
     @property
     def widens(self) -> bool:
         return any(view is not None and view != self.shape for view in self.views)
@@ -149,6 +162,32 @@ class Arithmetic(Broadcast):
             return _TWO[self.type](*values)
         total = reduce(_MANY[self.type], values)
         return total / len(values) if self.type == "Mean" else total
+
+    def parts(self) -> tuple[Chain, ...]:
+        self.finite()
+        signs = {"Add": [1.0, 1.0], "Sub": [1.0, -1.0], "Sum": [1.0] * len(self.views), "Mean": [1 / len(self.views)] * len(self.views)}
+        if self.type in signs:
+            signed = zip(signs[self.type], self.views, strict=True)
+            return self.repeated(*(Scaled(np.array(sign), self.shape, 1) for sign, view in signed if view is not None))
+        if self.type == "Mul" and len(self.weights) == 1:
+            return self.repeated(Scaled(next(iter(self.weights.values())), self.shape))
+        if self.type == "Div" and "1" in self.weights:
+            return self.repeated(Scaled(1 / self.weights["1"].astype(np.float64), self.shape, 1))
+        return ()
+
+    def lipschitz(self) -> float:
+        self.finite()
+        if self.type in ("Max", "Min"):
+            # An extreme moves by no more than one of its operands, each of which may be read in several places.
+            views = [view for view in self.views if view is not None]
+            return math.sqrt(max(math.prod(self.shape) // math.prod(view) for view in views)) * (1 + 1e-12)
+        if self.type == "Mul":
+            raise self.no_constant("a product of two data tensors is not Lipschitz on an unbounded domain")
+        if self.type == "Div":
+            raise self.no_constant("dividing by data is not Lipschitz")
+        if self.type == "Pow":
+            raise self.no_constant("a power is not Lipschitz on an unbounded domain")
+        raise self.no_constant("a truth value jumps")
 
     @property
     def unbounded(self) -> str:
@@ -200,6 +239,8 @@ def _number(node: Node, value: Array) -> Array:
 class Where(Broadcast):
     """One of two operands by a condition, itself a constant or data (the numbers 0 and 1)."""
 
+    apart: ClassVar[bool] = True
+
     types = ("Where",)
 
     @classmethod
@@ -209,6 +250,13 @@ class Where(Broadcast):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape) each
         condition, yes, no = self.values(weights, x)
         return torch.where(condition != 0, yes, no)
+
+    def parts(self) -> tuple[Chain, ...]:
+        if self.views[0] is not None:
+            raise self.no_constant("a choice that depends on data jumps")
+        self.finite()
+        masks = [mask for mask, view in zip(self._masks(), self.views[1:], strict=True) if view is not None]
+        return self.repeated(*(Scaled(mask.astype(np.float64), self.shape) for mask in masks))
 
     @property
     def unbounded(self) -> str:

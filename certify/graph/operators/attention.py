@@ -58,6 +58,9 @@ class Attention(Operator):
         made: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=weights.get("mask"), scale=self.scale)
         return made.transpose(1, 2).flatten(2) if self.packed else made
 
+    def lipschitz(self) -> float:
+        raise self.no_constant("dot-product attention is not Lipschitz on an unbounded domain")
+
     def _split(self, value: Tensor, heads: int) -> Tensor:  # value: (batch, [heads,] length, features)
         return value.reshape(*value.shape[:2], heads, -1).transpose(1, 2) if self.packed else value
 

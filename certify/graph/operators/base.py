@@ -14,6 +14,8 @@ from torch import Tensor
 
 from certify.errors import ModelRejected
 from certify.graph.layout import Layout, Shape
+from certify.lipschitz.constant import NoConstant
+from certify.lipschitz.parts import Chain
 
 MAX_TENSOR_ELEMENTS = 2**24  # of one example
 MAX_RANK = 16
@@ -129,6 +131,7 @@ class Operator(ABC):
 
     types: ClassVar[tuple[str, ...]] = ()
     relaxed: ClassVar[bool] = False  # bound propagation replaces it by linear bounds, and needs those of its inputs first
+    apart: ClassVar[bool] = False  # every value of the output depends on one of the inputs only
 
     type: str
     name: str
@@ -175,6 +178,27 @@ class Operator(ABC):
     def for_bounds(self) -> Operator:
         """The same function in a form that the bound engine treats soundly; weights may become float64."""
         return self
+
+    def parts(self) -> tuple[Chain, ...]:
+        """Of an operator that is linear in its data, but for a constant: for each input the steps that make what is summed up.
+
+        Empty for all others.
+
+        Raises:
+            NoConstant: it is linear but for infinities.
+        """
+        return ()
+
+    def lipschitz(self) -> float:
+        """Of an operator without `parts`: at most so many times as far apart, in l2, are two outputs as are the inputs, taken together.
+
+        Raises:
+            NoConstant: none is known; the reason says why.
+        """
+        raise self.no_constant("no Lipschitz constant of it is known")
+
+    def no_constant(self, reason: str) -> NoConstant:
+        return NoConstant(self.name, f"{self.type}: {reason}")
 
     def made_of(self) -> Weights:
         """For weights of `for_bounds` that are rounded sums: the sums of the magnitudes of their terms, in the same shapes.

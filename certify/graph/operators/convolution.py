@@ -13,6 +13,7 @@ from torch import Tensor
 from certify.graph.layout import Layout
 from certify.graph.operators.affine import MAX_MATRIX, Dense
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator, spatial_pads
+from certify.lipschitz.parts import Chain, Filtered, Transposed
 
 MAX_STEP = 2**20
 MAX_SPREAD = 256  # strides and dilations of a transposed convolution
@@ -137,6 +138,12 @@ class Conv(Dense):
             value, padding = F.pad(value, spatial_pads(list(self.window.pads))), (0,) * len(padding)
         return convolve(value, weights["weight"], weights.get("bias"), self.window.strides, padding, self.window.dilations, self.groups)
 
+    def parts(self) -> tuple[Chain, ...]:
+        window, half = self.window, len(self.window.kernel)
+        sides = (window.pads[:half], window.pads[half:])
+        sizes = (self.sources[0][1:], self.shape[1:])
+        return ((Filtered(self.weights["weight"], *sizes, window.strides, window.dilations, *sides, self.groups),),)
+
     @property
     def unbounded(self) -> str:
         if len(self.window.kernel) == 3:
@@ -253,6 +260,12 @@ class ConvTranspose(Dense):
         full = spread(x[0], weights["weight"], None, self.strides, 0, 0, self.groups, self.dilations)
         value = F.pad(full, [-crop for crop in spatial_pads(list(self.crops))])
         return value + weights["bias"].reshape(-1, *(1,) * len(self.strides)) if "bias" in weights else value
+
+    def parts(self) -> tuple[Chain, ...]:
+        half = len(self.strides)
+        sides = (self.crops[:half], self.crops[half:])
+        sizes = (self.shape[1:], self.sources[0][1:])
+        return ((Transposed(Filtered(self.weights["weight"], *sizes, self.strides, self.dilations, *sides, self.groups)),),)
 
     @property
     def flops(self) -> int:

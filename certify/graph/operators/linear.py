@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certify.graph.layout import Layout
-from certify.graph.operators.affine import Affine, Maps, along_axes, linear_form, too_large
+from certify.graph.operators.affine import Affine, Maps, along_axes, linear_form, spreads, too_large
 from certify.graph.operators.base import Array, Node, Operator
+from certify.lipschitz.parts import Chain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,9 @@ class Linear(Operator):
     @property
     def unbounded(self) -> str:
         return "" if len(self.shape) == 1 else too_large(self.type, self._maps())
+
+    def parts(self) -> tuple[Chain, ...]:
+        return tuple(spreads(chain, 0 if self.alpha == 1.0 else 1) for chain in self._maps())
 
     def _maps(self) -> Maps:
         matrix, shape = self.weights["weight"], self.sources[0]

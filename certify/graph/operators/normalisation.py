@@ -13,6 +13,7 @@ from torch import Tensor
 
 from certify.graph.operators.base import Array, Node, Operator, Weights
 from certify.graph.operators.piecewise import ScaleShift
+from certify.lipschitz.parts import Chain, Scaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,13 @@ class BatchNormalization(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, ...)
         return F.batch_norm(x[0], weights["mean"], weights["var"], weights["scale"], weights["bias"], False, 0.0, self.epsilon)
 
+    def parts(self) -> tuple[Chain, ...]:
+        return ((Scaled(self._scale().reshape(-1, *(1,) * (len(self.shape) - 1)), self.shape, 4),),)
+
+    def _scale(self) -> Array:
+        scale: Array = self.weights["scale"].astype(np.float64) / np.sqrt(self.weights["var"].astype(np.float64) + self.epsilon)
+        return scale
+
     @property
     def unbounded(self) -> str:
         return ""
@@ -61,6 +69,13 @@ class BatchNormalization(Operator):
     @property
     def flops(self) -> int:
         return 2 * math.prod(self.shape)
+
+
+def _useless(scale: Array, epsilon: float) -> str:
+    if epsilon == 0:
+        return "it is not Lipschitz where all its values are equal: train without it"
+    constant = float(np.abs(scale).max()) / math.sqrt(epsilon)
+    return f"its global constant is |scale| / sqrt(epsilon) = {constant:.0f}, useless: train without it"
 
 
 def _epsilon(node: Node) -> float:
@@ -102,6 +117,9 @@ class LayerNormalization(Operator):
             return F.layer_norm(x[0], self.normalised, weights["scale"], weights.get("bias"), self.epsilon)
         return F.rms_norm(x[0], self.normalised, weights["scale"], self.epsilon)
 
+    def lipschitz(self) -> float:
+        raise self.no_constant(_useless(self.weights["scale"], self.epsilon))
+
     @property
     def flops(self) -> int:
         return 5 * math.prod(self.shape)
@@ -132,6 +150,9 @@ class GroupNormalization(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, ...)
         return F.group_norm(x[0], self.groups, weights["scale"], weights["bias"], self.epsilon)
 
+    def lipschitz(self) -> float:
+        raise self.no_constant(_useless(self.weights["scale"], self.epsilon))
+
     @property
     def flops(self) -> int:
         return 5 * math.prod(self.shape)
@@ -161,6 +182,9 @@ class LocalResponse(Operator):
         padded = F.pad(squares, ((self.size - 1) // 2, self.size // 2))
         mean = F.avg_pool1d(padded, self.size, 1).transpose(1, 2).reshape(x[0].shape)
         return x[0] / torch.pow(self.bias + self.alpha * mean, self.beta)
+
+    def lipschitz(self) -> float:
+        raise self.no_constant("no useful Lipschitz constant of it is known: train without it")
 
     @property
     def flops(self) -> int:

@@ -16,6 +16,7 @@ from certify.graph.layout import Layout, Shape
 from certify.graph.operators.affine import Affine, Along, LinearForm, Maps, along_axes, apply_along, linear_form, picks, too_large
 from certify.graph.operators.base import Array, Node, Operator, spatial_pads
 from certify.graph.operators.convolution import Window
+from certify.lipschitz.parts import Chain
 
 
 def _window(node: Node) -> tuple[Window, tuple[int, ...]]:
@@ -69,6 +70,14 @@ class MaxPool(Operator):
         if any(self.window.pads):
             value = F.pad(value, spatial_pads(list(self.window.pads)), value=float("-inf"))
         return pool(value, self.window.kernel, self.window.strides, 0, self.window.dilations)
+
+    def lipschitz(self) -> float:
+        """The square root of how many windows hold the same value: a maximum moves by no more than one value of its window."""
+        shared = 1
+        for made, k, s, d in zip(self.shape[1:], self.window.kernel, self.window.strides, self.window.dilations, strict=True):
+            # Taps that reach the same place from different windows are s / gcd(s, d) apart.
+            shared *= min(made, -(-k * math.gcd(s, d) // s))
+        return math.sqrt(shared) * (1 + 1e-12)
 
     @property
     def unbounded(self) -> str:
@@ -221,6 +230,12 @@ class GlobalPool(Affine):
             return x[0].flatten(2).amax(-1).reshape(-1, *self.shape)
         # The form auto-LiRPA knows; the plain mean where it does not apply.
         return F.adaptive_avg_pool2d(x[0], 1) if x[0].dim() == 4 else x[0].flatten(2).mean(-1).reshape(-1, *self.shape)
+
+    def parts(self) -> tuple[Chain, ...]:
+        return () if self.type == "GlobalMaxPool" else super().parts()
+
+    def lipschitz(self) -> float:
+        return 1.0  # a maximum moves by no more than one of its values
 
     @property
     def unbounded(self) -> str:

@@ -15,6 +15,7 @@ from certify.graph.operators.affine import Dense
 from certify.graph.operators.arithmetic import agreed, beside
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator, Weights
 from certify.graph.operators.linear import LeftMatMul, Linear
+from certify.lipschitz.parts import Chain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,11 @@ class MatMul(Dense):
         rest = iter(x)
         left, right = (weights[str(i)] if view is None else next(rest).reshape(-1, *view) for i, view in enumerate(self.views))
         return torch.matmul(left, right)
+
+    def parts(self) -> tuple[Chain, ...]:
+        if len(self.inputs) == 2:
+            raise self.no_constant("a product of two data tensors is not Lipschitz on an unbounded domain")
+        return super().parts()
 
     @property
     def unbounded(self) -> str:
@@ -125,6 +131,13 @@ class Einsum(Dense):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape) each
         rest = iter(x)
         return torch.einsum(self.equation, *(next(rest) if data else weights[str(i)] for i, data in enumerate(self.order)))
+
+    def parts(self) -> tuple[Chain, ...]:
+        if len(self.inputs) > 1:
+            raise self.no_constant("a product of data tensors is not Lipschitz on an unbounded domain")
+        if self.made_of():
+            raise self.no_constant("multiply its constants together before the export")
+        return super().parts()
 
     @property
     def unbounded(self) -> str:

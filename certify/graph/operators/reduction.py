@@ -13,6 +13,7 @@ from torch import Tensor
 
 from certify.graph.operators.affine import Affine, Maps, along_axes
 from certify.graph.operators.base import Node, Operator
+from certify.lipschitz.parts import Chain
 
 _REDUCTIONS: dict[str, Callable[[Tensor, tuple[int, ...], bool], Tensor]] = {
     "ReduceL1": lambda x, dims, keep: x.abs().sum(dims, keep),
@@ -64,6 +65,16 @@ class Reduce(Affine):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return _REDUCTIONS[self.type](x[0], self.dims, self.keep)
 
+    def parts(self) -> tuple[Chain, ...]:
+        return super().parts() if self.type in ("ReduceMean", "ReduceSum") else ()
+
+    def lipschitz(self) -> float:
+        if self.type in ("ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin"):
+            return 1.0  # the gradient of each has at most length 1, and no value is read twice
+        if self.type == "ReduceL1":
+            return math.sqrt(math.prod(self.sources[0][dim - 1] for dim in self.dims)) * (1 + 1e-12)
+        raise self.no_constant("its slope is unbounded")
+
     @property
     def unbounded(self) -> str:
         return super().unbounded if self.type in ("ReduceMean", "ReduceSum") else f"the operator {self.type}"
@@ -101,6 +112,13 @@ class Softmax(Operator):
         if self.first == self.last:
             return function(x[0], self.first)
         return function(x[0].flatten(self.first, self.last), self.first).reshape(x[0].shape)
+
+    def lipschitz(self) -> float:
+        """1/2, as the variance of bounded values is at most a quarter of their range squared; sqrt(K) for logarithms of K values."""
+        if self.type == "Softmax":
+            return 0.5
+        count = math.prod(self.sources[0][self.first - 1 : self.last])
+        return math.sqrt(count) * (1 + 1e-12)
 
     @property
     def flops(self) -> int:
@@ -149,6 +167,9 @@ class LpNormalization(Operator):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         norm = x[0].norm(self.order, self.dim, keepdim=True)
         return torch.where(norm == 0, torch.zeros_like(x[0]), x[0] / norm)
+
+    def lipschitz(self) -> float:
+        raise self.no_constant("dividing by a norm is not Lipschitz at zero")
 
     @property
     def flops(self) -> int:

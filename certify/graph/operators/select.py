@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certify.graph.layout import Layout, Shape
-from certify.graph.operators.affine import Affine, Along, Maps, along_axes, picks
+from certify.graph.operators.affine import Affine, Along, Maps, along_axes
 from certify.graph.operators.arithmetic import beside
 from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator
 from certify.graph.operators.shape import Movement
+from certify.lipschitz.parts import Chain, Picks
 
 _END = 2**31 - 1  # from here on an end of a slice means "to the end"
 
@@ -176,6 +177,8 @@ class GatherND(Affine, Movement):
 class Concat(Affine, Movement):
     """Tensors one after another along an axis; constants are the same for every example."""
 
+    apart: ClassVar[bool] = True
+
     types = ("Concat",)
     order: tuple[bool, ...]  # for each part, whether it is data
     dim: int
@@ -288,7 +291,7 @@ def _picked(shape: Shape, places: Mapping[int, Array]) -> tuple[Along, ...]:
     """Each named axis of `shape` (counted from 1) made of the values at these places; axes that stay as they are cost nothing."""
 
     def one(dim: int) -> tuple[int, Callable[[], Array]]:
-        return len(places[dim]), lambda: picks(places[dim], shape[dim - 1])
+        return len(places[dim]), Picks(places[dim], shape[dim - 1])
 
     return along_axes(shape, {dim: one(dim) for dim, value in places.items() if not np.array_equal(value, np.arange(shape[dim - 1]))})
 
@@ -340,6 +343,11 @@ class Pad(Affine, Movement):
     @property
     def unbounded(self) -> str:
         return super().unbounded if np.isfinite(self.value) else "padding with infinity"
+
+    def parts(self) -> tuple[Chain, ...]:
+        if not np.isfinite(self.value):
+            raise self.no_constant("padding with infinity")
+        return super().parts()
 
     def maps(self) -> Maps:
         if self.along:

@@ -10,11 +10,15 @@ from torch import Tensor
 
 from certify.graph.layout import Layout, Shape
 from certify.graph.operators.base import MAX_RANK, Node, Operator
+from certify.lipschitz.parts import Chain, Moved
 
 
 @dataclass(frozen=True, kw_only=True)
 class Movement(Operator):
     """What moves values: linear, exact, and free."""
+
+    def parts(self) -> tuple[Chain, ...]:
+        return ((Moved(lambda x: self.evaluate({}, x)),),)
 
     @property
     def flops(self) -> int:
