@@ -53,7 +53,7 @@ def oldest_opset(module: nn.Module) -> int:
     return WRAP_OPSET if any(isinstance(part, WrappedConv2d) for part in module.modules()) else 0
 
 
-def exact(parameter: Tensor) -> Tensor:  # parameter: any shape -> the same
+def exact(parameter: Tensor) -> Tensor:  # (any shape) -> the same
     """Its values in float64, on the CPU: not every device has float64."""
     return parameter.detach().cpu().double()
 
@@ -92,15 +92,17 @@ def _constant(value: Tensor | None) -> Any:  # any shape
 class WrappedConv2d(nn.Module):
     """Cross-correlation of images that continue on their other side: (batch, in, height, width) -> (batch, out, ...).
 
-    In a file it is Pad (mode wrap) and Conv, whatever the exporter; torch's own circular padding becomes slices and concatenations there.
-
-    Args:
-        weight: (out, in, height, width), rounded to float32.
-        bias: (out,) or null.
-        pads: left, right, top, bottom.
+    The weights are rounded to float32. In a file it is Pad (mode wrap) and Conv, whatever the exporter; torch's own circular padding
+    becomes slices and concatenations there.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, pads: Pads) -> None:
+    def __init__(
+        self,
+        weight: Tensor,  # (out, in, height, width)
+        bias: Tensor | None,  # (out,)
+        stride: int,
+        pads: Pads,
+    ) -> None:
         super().__init__()
         self.weight, self.bias = _constant(weight), _constant(bias)
         self.stride, self.pads = stride, pads
