@@ -132,9 +132,11 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
         return self.spec.n
 
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
-        noise, points = self.noise_of(self.spec.sigma), [self.place.point(x) for x in examples.x]
+        noise, points = self.noise_of(self.spec.sigma), self.points(examples)
+        known = [position for position, point in enumerate(points) if not point.reason]
+        yield from ((position, self.nowhere(point)) for position, point in enumerate(points) if point.reason)
         ballot = self.ballot(examples, points, [noise] * len(examples), self.place.network)
-        for position, counts in ballot.votes(range(len(examples)), Stage.PREDICTION, 0, self.spec.n).items():
+        for position, counts in ballot.votes(known, Stage.PREDICTION, 0, self.spec.n).items():
             slack = noise.slack + _apart(points[position].error, self.spec.sigma)
             yield position, self.broken() if counts is None else self._outcome(counts, slack)
 

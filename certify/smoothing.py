@@ -85,10 +85,12 @@ class OneNoiseCertifier(RadiusCertifier[R]):
     """Noise of one level, the same for all examples, at the place that the spec names."""
 
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
-        points = [self.place.point(x) for x in examples.x]
+        points = self.points(examples)
+        known = [position for position, point in enumerate(points) if not point.reason]
+        yield from ((position, self.nowhere(point)) for position, point in enumerate(points) if point.reason)
         ballot = self.ballot(examples, points, [self.noise] * len(examples), self.place.network)
         estimation = Estimation(self.spec, self.alpha, ballot, lambda positions: self._reach([points[i].error for i in positions]))
-        for position, case in estimation.cases(range(len(examples))):
+        for position, case in estimation.cases(known):
             yield position, self.broken() if case is None else self._outcome(case, points[position])
 
     @property

@@ -106,6 +106,18 @@ class SamplingCertifier(Certifier[N]):
             spent=self._spend,
         )
 
+    def points(self, examples: Examples) -> list[Point]:
+        """What each example is where the copies are made."""
+        return [self.place.point(x) for x in examples.x]
+
+    def nowhere(self, point: Point) -> Outcome:
+        """The outcome of an example of which nothing is known where the copies would be made."""
+        if not bool(point.value.isfinite().all()):
+            reason = f"model: the example {point.reason}; check the weights and the input range."
+            return Outcome(prediction=None, verdict=Verdict.ERROR, reason=reason)
+        reason = f"How far rounding may move what the noise is added to is not known: {point.reason}; choose an earlier split."
+        return Outcome(prediction=None, verdict=Verdict.UNKNOWN, reason=reason)
+
     def broken(self) -> Outcome:
         """The outcome of an example whose noisy copies got NaN or infinite logits."""
         reason = "model: a noisy copy got a NaN or infinite logit; check the weights and the input range."

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from certify.evaluation.value import measured
 from certify.model import Model
 from certify.rounding import step_down, step_up
 
 
 @dataclass(frozen=True)
 class Point:
-    """What the noise is added to: at most `error` in l2 from what the example is there in real arithmetic."""
+    """What the noise is added to: at most `error` in l2 from what the example is there in real arithmetic.
+
+    The error is infinite, with a `reason`, where nothing is known.
+    """
 
     value: Tensor  # (*shape of the place), float32
     error: float = 0.0
+    reason: str = ""
 
 
 class Place(Protocol):
@@ -67,13 +73,13 @@ class AtTensor:
         return self.model.lipschitz.at(self.split)
 
     def point(self, x: Tensor) -> Point:  # x: (*input), float32
-        from certify.bounds.rounding_error import value_with_error
-
-        exact, error = value_with_error(self.model.before(self.split), x)
-        value = exact.to(torch.float32)
+        found = measured(self.model.before(self.split), x)
+        value = found.value.to(torch.float32)
+        if not bool(value.isfinite().all()):
+            return Point(value, math.inf, f"is NaN or infinite at {self.split!r}")
         # A norm of so many differences is off by less than a part in a million.
-        rounding = float(torch.linalg.vector_norm(exact - value.to(torch.float64))) * (1 + 1e-6)
-        return Point(value, step_up(error + rounding))
+        rounding = float(torch.linalg.vector_norm(found.value - value.to(torch.float64))) * (1 + 1e-6)
+        return Point(value, step_up(found.error + rounding), found.reason)
 
 
 def place_of(model: Model, split: str | None) -> Place:

@@ -99,6 +99,10 @@ class CertifierLaws(FindingLaws):
 
     allowed_above_truth: ClassVar[int] = 0
 
+    def linear(self, weight: np.ndarray) -> Model:
+        """A linear classifier without a bias."""
+        return Model.from_onnx(linear_model(weight, np.zeros(len(weight), dtype=np.float32)))
+
     # -- soundness ---------------------------------------------------------------------------------------------------------
 
     def test_radius_never_exceeds_the_exact_distance(self, truth: LinearTruth) -> None:
@@ -115,7 +119,7 @@ class CertifierLaws(FindingLaws):
 
     def test_a_point_on_the_boundary_gets_no_radius(self) -> None:
         weight = np.array([[1.0, 0.0], [-1.0, 0.0]], dtype=np.float32)
-        model = Model.from_onnx(linear_model(weight, np.zeros(2, dtype=np.float32)))
+        model = self.linear(weight)
         examples = Examples((0,), torch.tensor([[0.0, 0.5]]), torch.tensor([0]))
         [certificate] = self.run(model, examples)
         assert certificate.radius == 0.0
@@ -124,7 +128,7 @@ class CertifierLaws(FindingLaws):
     def test_infinite_logits_are_an_error_and_never_a_vote(self) -> None:
         weight = np.full((2, 3), 3e38, dtype=np.float32)
         weight[1] *= -1
-        model = Model.from_onnx(linear_model(weight, np.zeros(2, dtype=np.float32)))
+        model = self.linear(weight)
         examples = Examples((0,), torch.full((1, 3), 1e3), torch.tensor([0]))
         [certificate] = self.run(model, examples)
         assert certificate.radius == 0.0

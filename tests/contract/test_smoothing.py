@@ -45,8 +45,11 @@ class SmoothingLaws(CertifierLaws):
             found = limits(looks, certificate.alpha, evidence.bound, evidence.slack)
             assert (found.pA_lower, found.pB_upper) == (evidence.pA_lower, evidence.pB_upper)
             noise = NOISES[evidence.noise](evidence.sigma, (6,), "cpu")
-            scale = self.scale(6)
-            assert certificate.radius == radius_down(max(0.0, step_down(noise.radius(found.pA_lower, found.pB_upper) / scale)))
+            assert certificate.radius == radius_down(self.expected(evidence, noise.radius(found.pA_lower, found.pB_upper)))
+
+    def expected(self, evidence: SmoothingEvidence, radius: float) -> float:
+        """The radius at the input that follows from the noise's own."""
+        return max(0.0, step_down(radius / self.scale(6)))
 
     def scale(self, dimension: int) -> float:
         return 1.0

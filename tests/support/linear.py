@@ -32,6 +32,10 @@ class LinearTruth:
             return cls(weight, bias)
         return cls(weight, bias, rng.uniform(0.3, 0.6, features).astype(np.float32), rng.uniform(0.1, 0.4, features).astype(np.float32))
 
+    @property
+    def features(self) -> int:
+        return int(self.weight.shape[1])
+
     def model(self) -> Model:
         return Model.from_onnx(linear_model(self.weight, self.bias, self.mean, self.std))
 
@@ -47,7 +51,7 @@ class LinearTruth:
     def examples(self, count: int, *, seed: int) -> Examples:
         """Points in [0, 1]; the labels are the true answers but for every fifth."""
         rng = np.random.default_rng(seed)
-        x = rng.uniform(0, 1, size=(count, self.weight.shape[1])).astype(np.float32)
+        x = rng.uniform(0, 1, size=(count, self.features)).astype(np.float32)
         labels = [max(range(len(self.bias)), key=self.logits(row).__getitem__) for row in x]
         labels = [(label + (i % 5 == 4)) % len(self.bias) for i, label in enumerate(labels)]
         return Examples(tuple(range(100, 100 + count)), torch.from_numpy(x), torch.tensor(labels))
@@ -64,13 +68,13 @@ class LinearTruth:
                 (Fraction(float(a)) - Fraction(float(b))) / s
                 for a, b, s in zip(self.weight[prediction], self.weight[rival], scale, strict=True)
             ]
-            distance = (logits[prediction] - logits[rival]) / _dual_norm_upper(gap, norm)
+            distance = (logits[prediction] - logits[rival]) / dual_norm_upper(gap, norm)
             best = distance if best is None else min(best, distance)
         assert best is not None
         return best
 
 
-def _dual_norm_upper(vector: list[Fraction], norm: Norm) -> Fraction:
+def dual_norm_upper(vector: list[Fraction], norm: Norm) -> Fraction:
     if norm is Norm.LINF:
         return sum((abs(v) for v in vector), Fraction(0))
     if norm is Norm.L1:
