@@ -80,6 +80,13 @@ class Model:
 
         return self._once(("lipschitz",), lambda: Bounds.of(self.graph))
 
+    @property
+    def constants(self) -> dict[str, float]:
+        """The l2 Lipschitz constants of its operators, each alone, by output: they carry rounding errors. Made once."""
+        from certify.evaluation.constants import own_constants
+
+        return self._once(("constants",), lambda: own_constants(self.graph))
+
     def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         if key not in self._parts:
             self._parts[key] = make()

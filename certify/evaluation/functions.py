@@ -10,27 +10,10 @@ from torch import Tensor
 from certify.evaluation.float64 import LIBRARY, SMALL, UNIT, Unknown, gamma
 from certify.evaluation.rules import Bounds, Point, Weights, rule
 from certify.graph.operators.activation import Activation, Clip, Gelu, LeakyRelu, Parametric, PRelu
+from certify.lipschitz.constant import NoConstant
 
 # Functions that only compare, or change a sign.
 _EXACT = frozenset({"Abs", "Neg", "Relu"})
-
-# The steepest slopes, rounded up; of those with parameters in the standard's order.
-_SLOPES = {
-    "Abs": 1.0,
-    "Asinh": 1.0,
-    "Atan": 1.0,
-    "Cos": 1.0,
-    "Erf": 1.1284,
-    "HardSwish": 1.5,
-    "Mish": 1.089,
-    "Neg": 1.0,
-    "Not": 1.0,
-    "Relu": 1.0,
-    "Sigmoid": 0.25,
-    "Sin": 1.0,
-    "Softsign": 1.0,
-    "Tanh": 1.0,
-}
 
 
 def formula(
@@ -46,40 +29,17 @@ def formula(
     return 8 * LIBRARY * UNIT * factor * (1 + x.abs() + made.abs()) + SMALL
 
 
-@rule.register
-def _(operator: Activation, weights: Weights, made: Tensor, *x: Point) -> Bounds:  # made: (1, *shape)
-    if operator.type not in _SLOPES:
-        raise Unknown(f"({operator.type}) has no rounding rule")
-    own = torch.zeros_like(made) if operator.type in _EXACT else formula(x[0].value, made)
-    return _SLOPES[operator.type] * x[0].error, own
-
-
-@rule.register
-def _(operator: Gelu, weights: Weights, made: Tensor, *x: Point) -> Bounds:  # made: (1, *shape)
-    return 1.1291 * x[0].error, formula(x[0].value, made)
-
-
-@rule.register
-def _(operator: Parametric, weights: Weights, made: Tensor, *x: Point) -> Bounds:  # made: (1, *shape)
-    factor = math.prod(1 + abs(parameter) for parameter in operator.parameters)
-    return _slope(operator.type, *operator.parameters) * x[0].error, formula(x[0].value, made, factor)
-
-
-def _slope(kind: str, *parameters: float) -> float:
-    match kind, parameters:
-        case "Celu", (alpha,) if alpha > 0:
-            return 1.0
-        case "Elu", (alpha,):
-            return max(1.0, abs(alpha))
-        case "HardSigmoid", (alpha, _):
-            return abs(alpha)
-        case "Selu", (alpha, gain):
-            return abs(gain) * max(1.0, abs(alpha)) * (1 + 4 * UNIT)
-        case "Softplus", ():
-            return 1.0
-        case "Swish", _:
-            return 1.0999
-    raise Unknown(f"({kind}) has no rounding rule")
+@rule.register(Activation)
+@rule.register(Gelu)
+@rule.register(Parametric)
+def _(operator: Activation | Gelu | Parametric, weights: Weights, made: Tensor, *x: Point) -> Bounds:  # made: (1, *shape)
+    try:
+        slope = 1.0 if operator.parts() else operator.lipschitz()
+    except NoConstant:
+        raise Unknown(f"({operator.type}) has no rounding rule") from None
+    factor = math.prod(1 + abs(parameter) for parameter in getattr(operator, "parameters", ()))
+    own = torch.zeros_like(made) if operator.type in _EXACT else formula(x[0].value, made, factor)
+    return slope * x[0].error, own
 
 
 @rule.register
