@@ -64,6 +64,53 @@ class LatentEvidence(SmoothingEvidence):
     value_error: Annotated[float, Field(ge=0)]
 
 
+class Tried(Frozen):
+    """One point of a search: a level, and the most votes that a class got there."""
+
+    sigma: float
+    top: Annotated[int, Field(ge=0)]
+
+
+class SearchEvidence(Frozen):
+    """What was tried to find a level, `samples` votes at each point. None of these votes certifies anything."""
+
+    samples: Annotated[int, Field(ge=1)]
+    tried: tuple[Tried, ...]
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies that were evaluated."""
+        return self.samples * len(self.tried)
+
+
+class SelectorEvidence(SmoothingEvidence):
+    """Votes of the smoothed selector, whose classes are the levels `sigmas`; `index` is the selected one.
+
+    `selector_radius` and `classifier_radius` are l2 radii around the input: in the first the selected level stays, in the second the
+    class does while the level is held. Neither is claimed, only the smaller of the two.
+    """
+
+    sigmas: tuple[float, ...]
+    index: Annotated[int, Field(ge=0)]
+    selector_radius: Annotated[float, Field(ge=0)]
+    classifier_radius: Annotated[float, Field(ge=0)]
+
+
+class InstanceEvidence(SmoothingEvidence):
+    """Votes under the level `sigma` that was chosen for this input, by a `search` or by a `selector`.
+
+    Where the selector proved nothing, the classifier was not asked: there are no looks and no counts then.
+    """
+
+    search: SearchEvidence | None
+    selector: SelectorEvidence | None
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies that were evaluated, those of the choice included."""
+        return self.n0 + self.n + sum(one.copies for one in (self.search, self.selector) if one)
+
+
 class PredictionEvidence(Frozen):
     """Votes behind a smoothed prediction; `p_value` is that of the two most frequent classes being equally likely.
 
@@ -123,7 +170,7 @@ class BoundsEvidence(Frozen):
     copies: ClassVar[int] = 0
 
 
-Evidence = LatentEvidence | SmoothingEvidence | PredictionEvidence | SplittingEvidence | BoundsEvidence
+Evidence = LatentEvidence | InstanceEvidence | SmoothingEvidence | PredictionEvidence | SplittingEvidence | BoundsEvidence
 
 
 class Versions(Frozen):

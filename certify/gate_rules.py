@@ -22,7 +22,7 @@ from certify.spec import (
     Frozen,
     LatentSmoothingSpec,
     PredictSpec,
-    SmoothingSpec,
+    RadiusSpec,
     Spec,
     SplittingSpec,
     decided_radii,
@@ -205,7 +205,7 @@ def _reach(certifier: CertifierSpec) -> float:
         return radius_down(certifier.max_radius or 0.0)
     if isinstance(certifier, LatentSmoothingSpec):
         return math.inf  # it depends on the model's encoder, which may shrink distances
-    if isinstance(certifier, SmoothingSpec):
+    if isinstance(certifier, RadiusSpec):
         return certifier.largest_radius(certifier.alpha)
     return certifier.largest_radius if isinstance(certifier, SplittingSpec) else 0.0
 

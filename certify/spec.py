@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from certify.errors import SpecError, problems_of
 from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive
 from certify.specs.deterministic import AttackSpec, BoundsSpec
+from certify.specs.instance import InstanceSmoothingSpec
 from certify.specs.smoothing import LatentSmoothingSpec, RadiusSpec, SmoothingSpec
 from certify.specs.voting import CopiesSpec, NoisySpec, PredictSpec, SplittingSpec
 
@@ -28,6 +29,7 @@ __all__ = [
     "Count",
     "ExampleRange",
     "Frozen",
+    "InstanceSmoothingSpec",
     "LatentSmoothingSpec",
     "NoisySpec",
     "Positive",
@@ -43,7 +45,7 @@ __all__ = [
 ]
 
 # Those that prove a radius from votes of noisy copies, and all whose evidence is votes.
-ProvingSpec = SmoothingSpec | LatentSmoothingSpec
+ProvingSpec = SmoothingSpec | LatentSmoothingSpec | InstanceSmoothingSpec
 VotingSpec = ProvingSpec | PredictSpec | SplittingSpec
 CertifierSpec = Annotated[VotingSpec | BoundsSpec | AttackSpec, Field(discriminator="kind")]
 
