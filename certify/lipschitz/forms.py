@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certify.lipschitz.constant import Rounding
+from certify.lipschitz.constant import Rounding, Work
 from certify.lipschitz.kernel import Kernel, Shape, composed, summed
 from certify.lipschitz.parts import Chain, Moved, Scaled
 
@@ -31,7 +31,7 @@ class Form:
     def identity(cls, shape: Shape) -> Form:
         return cls(Kernel.identity(shape or (1,)))
 
-    def through(self, chain: Chain, made: Shape) -> Form | None:
+    def through(self, chain: Chain, made: Shape, work: Work) -> Form | None:
         """The map after these steps, which end in the shape `made`; null where it is no kernel."""
         form = self
         for part in chain:
@@ -45,7 +45,7 @@ class Form:
                 step = Scaled(part.factor, form.kernel.target, part.terms).kernel(form.kernel.target)
             else:
                 step = part.kernel(form.kernel.target)
-            after = None if step is None else composed(form.kernel, step)
+            after = None if step is None else composed(form.kernel, step, work)
             if after is None:
                 return None
             form = replace(form, kernel=after)

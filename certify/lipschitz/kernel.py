@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from certify.lipschitz.constant import Rounding
+from certify.lipschitz.constant import Rounding, Work
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
@@ -139,8 +139,8 @@ def repetition(kernel: Kernel, axis: int) -> int:
     return -(-kernel.made[axis] // rows)
 
 
-def composed(first: Kernel, second: Kernel) -> Kernel | None:
-    """`second` after `first` as one kernel; null where it is not one, or a very large one.
+def composed(first: Kernel, second: Kernel, work: Work | None = None) -> Kernel | None:
+    """`second` after `first` as one kernel; null where it is not one, or one that costs too much memory or `work` to make.
 
     Wherever `second` reads beyond the ends of what `first` makes, it must find what `first` would have made there: that holds for
     padding of what is itself a shift of zero-padded data, and not for padding between two convolutions.
@@ -153,18 +153,38 @@ def composed(first: Kernel, second: Kernel) -> Kernel | None:
         if found is None:
             return None
         wraps.append(found)
-    groups = math.gcd(first.groups, second.groups)
-    count = len(first.offsets) * len(second.offsets)
-    if first.source[0] * second.target[0] // groups * count > MAX_ENTRIES:
+    taps = _multiplied(first, second, work or Work(math.inf))
+    if taps is None:
         return None
-    a, b = first.regrouped(groups).taps, second.regrouped(groups).taps
-    taps = np.einsum("gomt,gmiu->goitu", b, a, optimize=True).reshape(groups, b.shape[1], a.shape[2], count)
+    count = taps.shape[3]
     offsets = (second.offsets[:, None, :] * np.array(first.strides, np.int64) + first.offsets[None, :, :]).reshape(count, -1)
     strides = tuple(a * b for a, b in zip(first.strides, second.strides, strict=True))
     # A product of two single numbers is rounded once, a sum over channels once more for each; taps that meet are added up.
-    own = Rounding(a.shape[1] + 2 + count, 1.0)
+    own = Rounding(first.target[0] + 2 + count, 1.0)
     rounding = first.rounding.then(second.rounding).then(own)
     return _merged(Kernel(taps, offsets, strides, first.sizes, second.made, tuple(wraps), rounding))
+
+
+def _multiplied(first: Kernel, second: Kernel, work: Work) -> Array | None:
+    """The taps of `second` after `first`, for each tap of the second and each of the first; null where they cost too much."""
+    groups, count = math.gcd(first.groups, second.groups), len(first.offsets) * len(second.offsets)
+    if _scales(second):
+        return first.taps * second.taps.reshape(first.groups, -1, 1, 1)
+    if _scales(first):
+        return second.taps * first.taps.reshape(second.groups, 1, -1, 1)
+    entries = first.source[0] * second.target[0] // groups * count
+    cost = 2.0 * entries * first.target[0] / groups
+    if entries > MAX_ENTRIES or not work.affords(cost, 0.02):
+        return None
+    work.spend(cost)
+    a, b = first.regrouped(groups).taps, second.regrouped(groups).taps
+    made: Array = np.einsum("gomt,gmiu->goitu", b, a, optimize=True).reshape(groups, b.shape[1], a.shape[2], count)
+    return made
+
+
+def _scales(kernel: Kernel) -> bool:
+    """Whether every channel is multiplied by a number of its own, and perhaps shifted."""
+    return tuple(kernel.taps.shape[1:]) == (1, 1, 1)
 
 
 def _continued(first: Kernel, second: Kernel, axis: int) -> bool | None:

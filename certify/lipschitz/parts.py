@@ -21,7 +21,7 @@ from certify.lipschitz.symbol import Found, kernel_norm
 
 Array = np.ndarray[Any, Any]
 
-MAX_MATRIX = 2**24
+MAX_MATRIX = 2**24  # entries of a matrix that is made up
 
 
 class Part(ABC):
@@ -147,7 +147,12 @@ class Picks:
 
 @dataclass(frozen=True)
 class Spread(Part):
-    """A matrix, (made, length), along the middle axis of (before, length, after) values; entries may be rounded `terms` times."""
+    """A matrix, (made, length), along the middle axis of (before, length, after) values.
+
+    Args:
+        terms: how often its entries have been rounded.
+        given: it stands in the file, so that it may have any size; one that is made up may not.
+    """
 
     before: int
     length: int
@@ -155,10 +160,11 @@ class Spread(Part):
     made: int
     make: Callable[[], Array]
     terms: int = 2
+    given: bool = False
 
     @cached_property
     def matrix(self) -> Array:
-        if self.made * self.length > MAX_MATRIX:
+        if self.made * self.length > MAX_MATRIX and not self.given:
             raise NoConstant("", f"as a matrix of {self.made * self.length} weights it is too large")
         return np.ascontiguousarray(self.make(), np.float64)
 
@@ -184,7 +190,7 @@ class Spread(Part):
     def kernel(self, source: Shape) -> Kernel | None:
         """On the channels any matrix; along a spatial axis what picks places in even steps, zeros beyond the ends or periodically."""
         axis = self._axis(source)
-        if axis == 0 and self.made * self.length <= MAX_MATRIX:
+        if axis == 0 and (self.given or self.made * self.length <= MAX_MATRIX):
             return _inexact(Kernel.pointwise(self.matrix[None], source[1:]), 0 if isinstance(self.make, Picks) else self.terms)
         if axis is None or not isinstance(self.make, Picks):
             return None
@@ -240,7 +246,7 @@ class Filtered(Part):
         convolve = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
         return convolve(F.pad(value, pads), self._tensor, None, self.strides, 0, self.dilations, self.groups)
 
-    @cached_property
+    @property
     def _tensor(self) -> Tensor:
         return torch.from_numpy(np.array(self.weight, np.float64))
 
@@ -255,7 +261,7 @@ class Filtered(Part):
     def kernel(self, source: Shape) -> Kernel | None:
         return self._kernel if self._kernel.source == source else None
 
-    @cached_property
+    @property
     def _kernel(self) -> Kernel:
         made, per_group, *lengths = self.weight.shape
         taps = np.array(self.weight, np.float64).reshape(self.groups, made // self.groups, per_group, math.prod(lengths))

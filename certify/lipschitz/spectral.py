@@ -55,7 +55,8 @@ def _norm(a: Array, work: Work) -> float:
     if work.affords(cost):
         work.spend(cost)
         return float(gram_norm(a, _SQUARINGS))
-    return magnitude_norm(a)
+    # The Frobenius norm is another bound that costs nothing.
+    return min(magnitude_norm(a), math.sqrt(float(np.sum(a * a))) * (1 + 4 * gamma(a.size)))
 
 
 def magnitude_norm(a: Array) -> float:

@@ -121,9 +121,9 @@ class Affine(Operator):
         return linear_form(self, self.maps(), scale=self.scale(), offset=self.offset())
 
 
-def spreads(chain: tuple[Along, ...], terms: int = 2) -> Chain:
-    """The same maps as steps of a Lipschitz bound; `terms` are the roundings of an entry."""
-    return tuple(Spread(*step, terms) for step in chain)
+def spreads(chain: tuple[Along, ...], terms: int = 2, *, given: bool = False) -> Chain:
+    """The same maps as steps of a Lipschitz bound; `terms` are the roundings of an entry, `given` says that it stands in the file."""
+    return tuple(Spread(*step, terms, given) for step in chain)
 
 
 def too_large(what: str, maps: Maps) -> str:

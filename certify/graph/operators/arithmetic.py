@@ -190,6 +190,11 @@ class Arithmetic(Broadcast):
         raise self.no_constant("a truth value jumps")
 
     @property
+    def extreme(self) -> int:
+        plain = len(self.views) == len(set(self.inputs)) == 2 and not self.weights and not self.widens
+        return {"Max": 1, "Min": -1}.get(self.type, 0) if plain else 0
+
+    @property
     def unbounded(self) -> str:
         if self.type not in ("Add", "Sub", "Mul", "Div", *_MANY):
             return super().unbounded

@@ -197,6 +197,11 @@ class Operator(ABC):
         """
         raise self.no_constant("no Lipschitz constant of it is known")
 
+    @property
+    def extreme(self) -> int:
+        """1 for the larger of two inputs at each place, -1 for the smaller, else 0: a pair of both sorts, which moves no distance."""
+        return 0
+
     def no_constant(self, reason: str) -> NoConstant:
         return NoConstant(self.name, f"{self.type}: {reason}")
 

@@ -82,7 +82,7 @@ class Linear(Operator):
         return "" if len(self.shape) == 1 else too_large(self.type, self._maps())
 
     def parts(self) -> tuple[Chain, ...]:
-        return tuple(spreads(chain, 0 if self.alpha == 1.0 else 1) for chain in self._maps())
+        return tuple(spreads(chain, 0 if self.alpha == 1.0 else 1, given=True) for chain in self._maps())
 
     def _maps(self) -> Maps:
         matrix, shape = self.weights["weight"], self.sources[0]
