@@ -19,6 +19,8 @@ from certify.rounding import step_up
 from certify.run import Plan, Run
 from certify.sampling.batch import default_batch_size
 from certify.sampling.certifier import SamplingCertifier
+from certify.sampling.noise.base import Noise
+from certify.sampling.place import place_of
 from certify.sampling.streams import Stage
 from certify.spec import PredictSpec, Spec
 from certify.verdict import Verdict
@@ -48,6 +50,7 @@ def predict(
     n: int = 1000,
     alpha: float = 0.001,
     noise: str = "gaussian",
+    split: str | None = None,
     key: bytes,
     device: str = "cpu",
     batch_size: int | None = None,
@@ -64,6 +67,7 @@ def predict(
         n: votes for each input.
         alpha: error level of each answer.
         noise: as in a spec.
+        split: the tensor that the noise is added to, in whose units sigma then is; null for the input.
         key: the root of the noise, 32 bytes.
         device: a torch device name.
         batch_size: noisy copies at once; null chooses by shapes and device.
@@ -78,7 +82,7 @@ def predict(
     if len(key) != _KEY_BYTES:
         mend = f"draw {_KEY_BYTES} random bytes, for example with secrets.token_bytes({_KEY_BYTES})"
         raise InputError.at("key", f"has {len(key)} bytes", mend)
-    spec = prediction_spec(sigma=sigma, n=n, alpha=alpha, noise=noise, batch_size=batch_size)
+    spec = prediction_spec(sigma=sigma, n=n, alpha=alpha, noise=noise, split=split, batch_size=batch_size)
     examples = Examples(tuple(range(len(x))), x, torch.zeros(len(x), dtype=torch.int64))
     run = _run(model, spec, key, device, batch_size)
     return [_prediction(answer) for answer in certify(model, examples, spec, run) if isinstance(answer, Certificate)]
@@ -86,7 +90,9 @@ def predict(
 
 def _run(model: Model, spec: Spec, key: bytes, device: str, batch_size: int | None) -> Run:
     """Surroundings of certificates that nobody keeps: their provenance and their seconds say nothing."""
-    size = batch_size or default_batch_size(math.prod(model.input_shape), model.graph.largest_tensor(), device)
+    split = next((certifier.noisy_tensor for certifier in spec.certifiers if isinstance(certifier, PredictSpec)), None)
+    graph = place_of(model, split).network.graph
+    size = batch_size or default_batch_size(math.prod(graph.input_shape), graph.largest_tensor(), device)
     nowhere = Provenance(
         model=model.digest,
         dataset="0" * 64,
@@ -137,13 +143,15 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
         yield from ((position, self.nowhere(point)) for position, point in enumerate(points) if point.reason)
         ballot = self.ballot(examples, points, [noise] * len(examples), self.place.network)
         for position, counts in ballot.votes(known, Stage.PREDICTION, 0, self.spec.n).items():
-            slack = noise.slack + _apart(points[position].error, self.spec.sigma)
-            yield position, self.broken() if counts is None else self._outcome(counts, slack)
+            shift = points[position].error / self.spec.sigma
+            yield position, self.broken() if counts is None else self._outcome(counts, noise, shift)
 
-    def _outcome(self, counts: Sequence[int], slack: float) -> Outcome:
+    def _outcome(self, counts: Sequence[int], noise: Noise, shift: float) -> Outcome:
         top, p_value = decide(counts)
-        # All n copies together are within n * slack of those of the theorem: no event is more likely by more than that.
-        p_value = min(1.0, step_up(p_value + self.spec.n * slack)) if slack else p_value
+        if noise.slack:
+            # All n copies together are within n * slack of those of the theorem: no event is more likely by more than that.
+            p_value = min(1.0, step_up(p_value + self.spec.n * noise.slack))
+        p_value = _shifted(p_value, self.spec.n, shift)
         evidence = PredictionEvidence(
             noise=self.spec.noise,
             split=self.spec.split,
@@ -162,9 +170,15 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
         return Outcome(prediction=top, verdict=Verdict.CERTIFIED, reason=reason, evidence=evidence)
 
 
-def _apart(error: float, sigma: float) -> float:
-    """At least the total variation distance of two normal laws of that sigma whose means are at most `error` apart: 2 Phi(e / 2s) - 1."""
-    return step_up(error / sigma * 0.3989422804014328, 4) if error else 0.0
+def _shifted(p_value: float, n: int, shift: float) -> float:
+    """The p-value of a test that was made with n samples of normal noise around a point `shift` standard deviations from the right one.
+
+    All n samples together are one normal vector, moved by sqrt(n) * shift: by Neyman and Pearson an event of probability p becomes no
+    more likely than Phi(Phi^-1(p) + sqrt(n) * shift).
+    """
+    if not shift or p_value >= 1.0:
+        return p_value
+    return min(1.0, step_up(float(special.ndtr(special.ndtri(p_value) + math.sqrt(n) * shift)) * (1 + 1e-9)))
 
 
 def decide(counts: Sequence[int]) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""Latent smoothing keeps every law of smoothing, and its radius at the input is never more than an exact distance behind linear encoders."""
+"""Latent smoothing keeps every law of smoothing; its radius is never above an exact distance behind linear encoders."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from certify.norms import Norm
 from certify.recompute import recompute
 from certify.rounding import step_down
 from certify.sampling.place import AtTensor
+from certify.spec import parse_spec
 from certify.verdict import Verdict
 from tests.contract.certifier_laws import D, K, N
 from tests.contract.test_smoothing import SmoothingLaws
@@ -97,6 +98,14 @@ class TestLatent(SmoothingLaws):
             assert stricter.radius <= certificate.radius
             if stricter.verdict is Verdict.CERTIFIED:
                 assert stricter.radius == pytest.approx(stricter.evidence.latent_radius / stricter.evidence.lipschitz_upper, rel=1e-4)
+
+    def test_a_prediction_pays_for_the_error_of_the_point(self) -> None:
+        # At values near 1e7 the float32 point is off by up to half a unit: beside sigma = 1 hardly anything can be told.
+        truth = EncodedTruth.behind(1e7 * orthogonal(D), 2, seed=3)
+        entry = {"kind": "predict", "split": "z", "n": 1000, "alpha": 1e-6}
+        wide, narrow = (parse_spec({"certifiers": [{**entry, "sigma": sigma}]}) for sigma in (1e5, 1.0))
+        assert any(c.verdict is Verdict.CERTIFIED for c in self.run(truth.model(), truth.examples(N, seed=1), wide))
+        assert not any(c.verdict is Verdict.CERTIFIED for c in self.run(truth.model(), truth.examples(N, seed=1), narrow))
 
     def test_an_encoder_that_overflows_is_an_error(self) -> None:
         model = self.linear(np.eye(2, dtype=np.float32))
