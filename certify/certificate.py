@@ -170,7 +170,24 @@ class BoundsEvidence(Frozen):
     copies: ClassVar[int] = 0
 
 
-Evidence = LatentEvidence | InstanceEvidence | SmoothingEvidence | PredictionEvidence | SplittingEvidence | BoundsEvidence
+class LipschitzEvidence(Frozen):
+    """The margin over the rival that decided, lowered by its rounding error `tau`, and the constant by which the radius divides it.
+
+    `lipschitz_upper` bounds how far the difference of these two logits can move for each unit of l2 distance of the input, and
+    `encoder_upper` the same of what the last operator reads; null when unknown. No radius is proved where the margin is not above zero.
+    """
+
+    margin_lower: float
+    rival: int
+    lipschitz_upper: float
+    encoder_upper: float | None
+    tau: float
+    dtype: Literal["float64"] = "float64"
+    copies: ClassVar[int] = 0
+
+
+Voted = LatentEvidence | InstanceEvidence | SmoothingEvidence | PredictionEvidence | SplittingEvidence
+Evidence = Voted | BoundsEvidence | LipschitzEvidence
 
 
 class Versions(Frozen):
@@ -223,8 +240,8 @@ class Certificate(Frozen):
     `example` is the row in its dataset; `example_digest` the SHA-256 of the input itself, little-endian float32 in its order, by which an
     input is found again in another dataset. It is null in rows that were not made by the verb.
 
-    Smoothing balls are open, those of `bounds` and `dssn` closed. `epsilon_verified` is null outside epsilon mode, `alpha` null when
-    deterministic, `prediction` null when abstained.
+    Smoothing balls are open, those of `bounds`, `lipschitz` and `dssn` closed. `epsilon_verified` is null outside epsilon mode, `alpha`
+    null when deterministic, `prediction` null when abstained.
     """
 
     example: int

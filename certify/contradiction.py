@@ -14,7 +14,7 @@ from torch import Tensor
 
 from certify.attacks.geometry import ORDER, distance_upper
 from certify.attacks.refutation import decoded
-from certify.certificate import BoundsEvidence, Certificate, SplittingEvidence
+from certify.certificate import BoundsEvidence, Certificate, LipschitzEvidence, SplittingEvidence
 from certify.errors import Problem
 from certify.findings import AttackResult, counterexample_of
 from certify.model import Examples, Model
@@ -31,7 +31,7 @@ _NAMED = 5
 # What float64 may do to a margin in a forward pass, as a share of the largest logit: far more than it does.
 _ROUNDING = 2.0**-40
 # Kinds whose balls contain their surface. What is not listed is taken as open: nothing is flagged for a tie alone.
-CLOSED = frozenset({"bounds", "dssn"})
+CLOSED = frozenset({"bounds", "dssn", "lipschitz"})
 
 Row = Certificate | AttackResult
 
@@ -221,4 +221,4 @@ def _name(finding: Row) -> str:
 
 
 def _tau(proved: Certificate) -> float:
-    return (proved.evidence.tau or 0.0) if isinstance(proved.evidence, BoundsEvidence) else 0.0
+    return (proved.evidence.tau or 0.0) if isinstance(proved.evidence, BoundsEvidence | LipschitzEvidence) else 0.0

@@ -21,6 +21,7 @@ from certify.spec import (
     CertifierSpec,
     Frozen,
     LatentSmoothingSpec,
+    LipschitzSpec,
     PredictSpec,
     RadiusSpec,
     Spec,
@@ -203,8 +204,8 @@ def _reach(certifier: CertifierSpec) -> float:
     """No certificate of this certifier has a larger radius."""
     if isinstance(certifier, BoundsSpec):
         return radius_down(certifier.max_radius or 0.0)
-    if isinstance(certifier, LatentSmoothingSpec):
-        return math.inf  # it depends on the model's encoder, which may shrink distances
+    if isinstance(certifier, LatentSmoothingSpec | LipschitzSpec):
+        return math.inf  # it depends on the model, which may shrink distances
     if isinstance(certifier, RadiusSpec):
         return certifier.largest_radius(certifier.alpha)
     return certifier.largest_radius if isinstance(certifier, SplittingSpec) else 0.0

@@ -7,6 +7,7 @@ from typing import Any
 from certify.attacks.certifier import Attacker
 from certify.bounds.certifier import BoundsCertifier
 from certify.certifier import Finder
+from certify.lipschitz.certifier import LipschitzCertifier
 from certify.prediction import PredictCertifier
 from certify.smoothing import LatentSmoothingCertifier, SmoothingCertifier
 from certify.splitting import SplittingCertifier
@@ -17,5 +18,6 @@ CERTIFIERS: dict[str, type[Finder[Any, Any]]] = {
     "predict": PredictCertifier,
     "dssn": SplittingCertifier,
     "bounds": BoundsCertifier,
+    "lipschitz": LipschitzCertifier,
     "attack": Attacker,
 }

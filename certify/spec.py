@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from certify.errors import SpecError, problems_of
 from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive
-from certify.specs.deterministic import AttackSpec, BoundsSpec
+from certify.specs.deterministic import AttackSpec, BoundsSpec, LipschitzSpec
 from certify.specs.instance import InstanceSmoothingSpec
 from certify.specs.smoothing import LatentSmoothingSpec, RadiusSpec, SmoothingSpec
 from certify.specs.voting import CopiesSpec, NoisySpec, PredictSpec, SplittingSpec
@@ -31,6 +31,7 @@ __all__ = [
     "Frozen",
     "InstanceSmoothingSpec",
     "LatentSmoothingSpec",
+    "LipschitzSpec",
     "NoisySpec",
     "Positive",
     "PredictSpec",
@@ -47,7 +48,7 @@ __all__ = [
 # Those that prove a radius from votes of noisy copies, and all whose evidence is votes.
 ProvingSpec = SmoothingSpec | LatentSmoothingSpec | InstanceSmoothingSpec
 VotingSpec = ProvingSpec | PredictSpec | SplittingSpec
-CertifierSpec = Annotated[VotingSpec | BoundsSpec | AttackSpec, Field(discriminator="kind")]
+CertifierSpec = Annotated[VotingSpec | BoundsSpec | LipschitzSpec | AttackSpec, Field(discriminator="kind")]
 
 
 def decided_radii(certifier: CertifierSpec) -> tuple[float, ...] | None:

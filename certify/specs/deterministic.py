@@ -55,6 +55,21 @@ class BoundsSpec(Frozen):
         return self
 
 
+class LipschitzSpec(Frozen):
+    """The largest l2 radius that follows from the margin and the network's Lipschitz constants: one forward pass for each example."""
+
+    kind: Literal["lipschitz"]
+    norm: Literal["l2"] = "l2"
+
+    method: ClassVar[None] = None
+    stochastic: ClassVar[bool] = False
+    grid_field: ClassVar[None] = None
+
+    def work(self, largest_tensor: int) -> float:
+        """A rough cost of one example, in tensor elements touched: a few forward passes, and a short look for what contradicts them."""
+        return 1000.0 * largest_tensor
+
+
 class AttackSpec(Frozen):
     """A search by gradients for the nearest input with another answer, up to `max_radius`. Where none is found, nothing is proved.
 

@@ -89,7 +89,7 @@ def test_the_distance_is_taken_in_the_norm_of_the_certificate(norm: Norm, radius
 
 
 @pytest.mark.parametrize("norm", list(Norm))
-@pytest.mark.parametrize(("kind", "closed"), [("bounds", True), ("lipschitz", False)])
+@pytest.mark.parametrize(("kind", "closed"), [("bounds", True), ("lipschitz", True), ("another", False)])
 def test_at_the_very_surface_a_closed_ball_is_contradicted_and_an_open_one_is_not(norm: Norm, kind: str, closed: bool) -> None:
     assert bool(sentences(proved(0.75, norm, kind=kind), shown(-0.25, 0.0))) is closed
     assert sentences(proved(math.nextafter(0.75, 1.0), norm, kind=kind), shown(-0.25, 0.0))

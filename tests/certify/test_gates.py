@@ -234,6 +234,7 @@ def test_what_can_be_answered_is_taken() -> None:
     check_rules(
         rules(accuracy(0.5, match={"norm": "linf"}), accuracy(0.5, radius=0.3, certifier=0)), spec(BOUNDS, PREDICT), scheduled=False
     )
+    check_rules(rules(accuracy(0.5, radius=30.0)), spec({"kind": "lipschitz", "norm": "l2"}), scheduled=False)
     asked = spec(SMOOTHING, PREDICT, ATTACK)
     assert rules({"kind": "abstention", "at_most": 0.1}).rules[0].chosen(asked) == (0, 1)
     assert rules(accuracy(0.5)).rules[0].chosen(asked) == (0,)
