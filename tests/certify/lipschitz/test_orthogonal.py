@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ from torch import Tensor, nn
 
 from certify.errors import ExportError, InputError
 from certify.export import EXPORTERS, export, to_onnx
+from certify.graph.graph import Graph
 from certify.graph.module import GraphModule
 from certify.graph.reader import read_onnx
+from certify.lipschitz.bound import Bounds
 from certify.lipschitz.orthogonal import CayleyConv2d, GroupSort, OrthogonalLinear, ParaunitaryConv2d, plain
 from certify.lipschitz.orthonormal import orthonormal
 from tests.support.onnx_reference import assert_agrees
@@ -30,12 +34,20 @@ def nodes(data: bytes) -> list[onnx.NodeProto]:
     return [node for node in onnx.load_model_from_string(data).graph.node if node.op_type != "Constant"]
 
 
-def matrix(layer: nn.Module, shape: Shape) -> Tensor:
-    """The linear part of the file that an export makes of the layer: what it makes of unit vectors, in float64."""
-    found = GraphModule(read_onnx(to_onnx(nn.Sequential(layer, nn.Flatten()), shape)), torch.float64)
-    units = torch.eye(int(np.prod(shape)), dtype=torch.float64).reshape(-1, *shape)
+def exported(layer: nn.Module, shape: Shape) -> Graph:
+    return read_onnx(to_onnx(nn.Sequential(layer, nn.Flatten()), shape))
+
+
+def matrix(graph: Graph) -> Tensor:
+    """The linear part of a file: what it makes of unit vectors, in float64."""
+    found = GraphModule(graph, torch.float64)
+    units = torch.eye(int(np.prod(graph.input_shape)), dtype=torch.float64).reshape(-1, *graph.input_shape)
     with torch.no_grad():
         return (found(units) - found(0 * units[:1])).T
+
+
+def values(graph: Graph) -> Tensor:
+    return torch.linalg.svdvals(matrix(graph))
 
 
 def trained(layer: nn.Module, shape: Shape, lr: float = 0.05) -> nn.Module:
@@ -86,17 +98,18 @@ CONTRACTIONS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
 
 @pytest.mark.parametrize("name", [*LAYERS, *CONTRACTIONS])
 def test_the_norm_in_the_file_is_one_before_and_after_training(name: str) -> None:
-    """Where no zeros are padded every singular value is one: what fits into the smaller side is preserved."""
+    """By dense singular values and by our bound. Where no zeros are padded all are one: what fits into the smaller side is preserved."""
     make, shape = {**LAYERS, **CONTRACTIONS}[name]
     torch.manual_seed(0)
     fresh = make()
     later = trained(fresh, shape)
-    found = [matrix(layer, shape) for layer in (fresh, later)]
-    for values in map(torch.linalg.svdvals, found):
-        assert float(values.max()) <= 1 + SLACK
+    graphs = [exported(layer, shape) for layer in (fresh, later)]
+    for graph in graphs:
+        exact = values(graph)
+        assert float(exact.max()) <= Bounds.of(graph).at(graph.output) <= 1 + SLACK
         if name in LAYERS:
-            assert float(values.min()) >= 1 - SLACK
-    assert float((found[0] - found[1]).abs().max()) > 0.01  # it did move
+            assert float(exact.min()) >= 1 - SLACK
+    assert float((matrix(graphs[0]) - matrix(graphs[1])).abs().max()) > 0.01  # it did move
 
 
 @pytest.mark.parametrize("name", ["linear square", "paraunitary square", "paraunitary stride", "cayley square", "zeros"])
@@ -105,8 +118,9 @@ def test_without_the_construction_the_same_training_leaves_one(name: str) -> Non
     make, shape = {**LAYERS, **CONTRACTIONS}[name]
     torch.manual_seed(0)
     free = plain(make()).requires_grad_(True)
-    assert float(torch.linalg.svdvals(matrix(free, shape)).max()) <= 1 + SLACK
-    assert float(torch.linalg.svdvals(matrix(trained(free, shape), shape)).max()) > 1.1
+    before, after = exported(free, shape), exported(trained(free, shape), shape)
+    assert Bounds.of(before).at(before.output) <= 1 + SLACK
+    assert 1.1 < float(values(after).max()) <= Bounds.of(after).at(after.output)
 
 
 @pytest.mark.parametrize("name", [*LAYERS, *CONTRACTIONS])
@@ -142,9 +156,9 @@ def test_many_channels_on_a_larger_image() -> None:
     torch.manual_seed(0)
     layer: Any = plain(ParaunitaryConv2d(32, 32, 5))
     symbols = torch.fft.fft2(layer.weight.double(), s=(12, 12)).permute(2, 3, 0, 1)
-    values = torch.linalg.svdvals(symbols)
-    assert float(values.max()) <= 1 + SLACK
-    assert float(values.min()) >= 1 - SLACK
+    found = torch.linalg.svdvals(symbols)
+    assert float(found.max()) <= 1 + SLACK
+    assert float(found.min()) >= 1 - SLACK
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 30.0, 1e4])
@@ -156,14 +170,16 @@ def test_whatever_the_parameters(scale: float) -> None:
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.mul_(scale)
-            values = torch.linalg.svdvals(_made(plain(layer), shape))
-        assert float(values.max()) <= 1 + SLACK
-        assert float(values.min()) >= 1 - SLACK
+        found = torch.linalg.svdvals(_made(plain(layer), shape))
+        assert float(found.max()) <= 1 + SLACK
+        assert float(found.min()) >= 1 - SLACK
 
 
+@torch.no_grad()
 def _made(layer: nn.Module, shape: Shape) -> Tensor:
     units = torch.eye(int(np.prod(shape)), dtype=torch.float64).reshape(-1, *shape)
-    return (layer.double()(units) - layer(0 * units[:1])).flatten(1)
+    made: Tensor = layer.double()(units) - layer(0 * units[:1])
+    return made.flatten(1)
 
 
 def encoder() -> nn.Sequential:
@@ -178,6 +194,46 @@ def encoder() -> nn.Sequential:
         nn.Flatten(),
         OrthogonalLinear(256, 10),
     )
+
+
+ENCODERS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "all kinds": (encoder, (4, 8, 8)),
+    "images": (
+        lambda: nn.Sequential(ParaunitaryConv2d(3, 12, 4, 2), GroupSort(), ParaunitaryConv2d(12, 24, 6, 2), GroupSort(3), nn.Flatten()),
+        (3, 16, 16),
+    ),
+    "zeros": (
+        lambda: nn.Sequential(
+            ParaunitaryConv2d(3, 8, 3, padding="zeros"), GroupSort(), ParaunitaryConv2d(8, 8, 3, padding="zeros"), nn.Flatten()
+        ),
+        (3, 16, 16),
+    ),
+    "dense": (lambda: nn.Sequential(OrthogonalLinear(20, 30), GroupSort(5), OrthogonalLinear(30, 30), nn.ReLU()), (20,)),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_in_a_file_is_bounded_by_one_before_and_after_training(name: str) -> None:
+    make, shape = ENCODERS[name]
+    torch.manual_seed(0)
+    fresh = make()
+    for model in (fresh, trained(fresh, shape, lr=0.01)):
+        graph = read_onnx(to_onnx(model, shape))
+        bound = Bounds.of(graph).at(graph.output)
+        assert bound <= 1 + SLACK
+        assert _stretched(graph) <= bound
+
+
+def _stretched(graph: Graph) -> float:
+    """The most that close and distant pairs of inputs are seen to move apart."""
+    found = GraphModule(graph, torch.float64)
+    x, change = torch.randn(2, 64, *graph.input_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    most = 0.0
+    for size in (1e-3, 1.0):
+        with torch.no_grad():
+            apart = (found(x + size * change) - found(x)).norm(dim=1) / (size * change).flatten(1).norm(dim=1)
+        most = max(most, float(apart.max()))
+    return most
 
 
 def test_gradients_keep_their_norm() -> None:
@@ -268,3 +324,12 @@ def test_what_does_not_fit_is_said(name: str) -> None:
 def test_an_export_for_another_size_says_so() -> None:
     with pytest.raises(ExportError, match=r"is an image of \[6, 6\]"):
         to_onnx(nn.Sequential(CayleyConv2d(2, 2, 3, 8), nn.Flatten()), (2, 6, 6))
+
+
+def test_the_page_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "orthogonal.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(printed["accuracy"]) > 0.9
+    assert 1 - SLACK <= float(printed["constant"]) <= 1 + SLACK
