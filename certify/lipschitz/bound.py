@@ -12,8 +12,8 @@ from certify.lipschitz.composition import MAX_ENTRIES, Composition, Total, up
 from certify.lipschitz.constant import NoConstant, Work, finite, gamma
 from certify.lipschitz.forms import Block, blocks
 
-BUDGET = 4e11  # floating-point operations of one walk through a graph
-ONE = 4e10  # of one question that the walk has not answered
+BUDGET = 2e12  # floating-point operations of one walk through a graph
+ONE = 2e11  # of one question that the walk has not answered
 
 
 @dataclass(frozen=True)

@@ -119,15 +119,23 @@ def _frobenius(a: Array) -> Array:
     return found
 
 
+def eigenvalue_cost(side: int, length: int) -> float:
+    """Of one complex matrix: its Gram matrix, and eigenvalues, which take as long as 20 products of numbers for each entry and row."""
+    return 8.0 * side * side * length + 20.0 * side**3
+
+
 def largest_norm(
     stack: Array,  # (count, rows, columns), real or complex
     floor: float = 0.0,
+    work: Work | None = None,
 ) -> float:
     """At least the largest of `floor` and the norms of all matrices, whose smaller side is at most 1024.
 
-    Two squarings bound each norm from above; only where that bound exceeds what was found already, eigenvalues are computed.
+    Two squarings bound each norm from above; only where that bound exceeds what was found already, eigenvalues are computed, and
+    only these are spent from `work`.
     """
-    if min(stack.shape[-2:]) == 1:
+    side, length = min(stack.shape[-2:]), max(stack.shape[-2:])
+    if side == 1:
         return max(floor, float(_frobenius(stack).max(initial=0.0)))
     upper = gram_norm(stack, 2)
     best = floor
@@ -137,6 +145,8 @@ def largest_norm(
         if not chosen:
             break
         gram, error = _gram(stack[chosen])
+        if work is not None:
+            work.spend(len(chosen) * eigenvalue_cost(side, length))
         squares = np.linalg.eigvalsh(gram)[:, -1] * (1 + SLACK) + error
         best = max(best, math.sqrt(max(0.0, float(squares.max()))) * (1 + SLACK))
     return finite(best)

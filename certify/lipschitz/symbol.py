@@ -12,12 +12,12 @@ import numpy as np
 
 from certify.lipschitz.constant import UNIT, NoConstant, Work, finite
 from certify.lipschitz.kernel import Kernel, repetition
-from certify.lipschitz.spectral import EXACT_SIDE, largest_norm, matrix_norm
+from certify.lipschitz.spectral import EXACT_SIDE, eigenvalue_cost, largest_norm, matrix_norm
 
 Array = np.ndarray[Any, Any]
 
 _CHUNK = 2**21  # complex numbers made at once
-_GRIDS = (32, 16, 8, 4, 2)  # points for each degree, from fine to coarse
+_GRIDS = (32, 24, 16, 12, 8, 6, 4, 3, 2)  # points for each degree, from fine to coarse
 
 
 @dataclass(frozen=True)
@@ -104,17 +104,17 @@ class Symbol:
             return None
         for fine in (0, *_GRIDS):
             turns = tuple(self._points(axis, fine) for axis in range(len(self.turns)))
-            cost = self._cost(turns)
-            if not work.affords(cost):
+            sure, likely = self._cost(turns)
+            if not work.affords(sure + likely):
                 continue
-            work.spend(cost)
+            work.spend(sure)
             factor = 1.0
             for points, turn, degree in zip(turns, self.turns, self.degrees, strict=True):
                 if points != turn and degree:
                     factor /= math.cos(math.pi * degree / (2 * points))
             size = " x ".join(str(turn) for turn in turns)
             how = f"FFT on a torus of {size}" if factor == 1.0 else f"FFT on a grid of {size}, times {factor:.4f}"
-            return Found(self._largest(turns) * factor * (1 + 1e-12), how)
+            return Found(self._largest(turns, work) * factor * (1 + 1e-12), how)
         return None
 
     def _points(self, axis: int, fine: int) -> int:
@@ -130,19 +130,19 @@ class Symbol:
         norm = max(matrix_norm(matrix, work) for matrix in total)
         return Found(norm, f"SVD {total.shape[1]} x {total.shape[2]}")
 
-    def _cost(self, turns: tuple[int, ...]) -> float:
+    def _cost(self, turns: tuple[int, ...]) -> tuple[float, float]:
+        """What the symbols and the bounds of their norms cost, and what the eigenvalues may cost at most."""
         count, groups, out, into = self.blocks.shape
         frequencies, side, length = math.prod(turns) / 2 + 1, min(out, into), max(out, into)
-        # Products of complex numbers count four; eigenvalues run far slower than products, most are never computed.
-        each: float = groups * (8.0 * count * out * into + (8.0 * side * side * length + 60.0 * side**3 if side > 1 else 0.0))
-        return frequencies * each
+        symbols = 8.0 * count * out * into + (8.0 * side * side * length + 16.0 * side**3 if side > 1 else 4.0 * length)
+        return frequencies * groups * symbols, frequencies * groups * eigenvalue_cost(side, length) if side > 1 else 0.0
 
-    def _largest(self, turns: tuple[int, ...]) -> float:
+    def _largest(self, turns: tuple[int, ...], work: Work | None = None) -> float:
         out, into = self.blocks.shape[2:]
         flat = self.blocks.reshape(len(self.blocks), -1)
         best = 0.0
         for phases in self._phases(turns, max(1, _CHUNK // flat.shape[1])):
-            best = largest_norm((phases @ flat).reshape(-1, out, into), best)
+            best = largest_norm((phases @ flat).reshape(-1, out, into), best, work)
         # |e| <= 64 count u for the error of each exponential and of the sum, against the magnitudes of all taps.
         error = 64 * len(flat) * UNIT * np.sqrt(np.square(np.abs(self.blocks).sum(axis=0)).sum(axis=(-1, -2))).max()
         return finite(best + float(error))

@@ -85,7 +85,7 @@ _WITHOUT: dict[str, str] = {
     "Tan": "its slope is unbounded",
 }
 _SWISH = 1.09985  # of x * sigmoid(a * x) for every a that is not 0: the slope is a function of a * x alone
-_GELU = {"none": 1.12891, "tanh": 1.12901}
+_GELU = {"none": 1.12891, "tanh": 1.12900}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from certify.graph.layout import Layout, Shape
 from certify.graph.operators.affine import Affine, Along, LinearForm, Maps, along_axes, apply_along, linear_form, picks, too_large
 from certify.graph.operators.base import Array, Node, Operator, spatial_pads
 from certify.graph.operators.convolution import Window
-from certify.lipschitz.parts import Chain
+from certify.lipschitz.parts import Chain, Spread
 
 
 def _window(node: Node) -> tuple[Window, tuple[int, ...]]:
@@ -178,9 +178,24 @@ class AveragePool(Affine):
     def scale(self) -> Array | None:
         return self.weights.get("share")
 
+    def parts(self) -> tuple[Chain, ...]:
+        """The share is a product over the axes, so that each can have its own: then the product of the norms is the norm."""
+        if self.even:
+            return super().parts()
+        (steps,), share = self.maps(), self.weights["share"]
+        lines = [share[tuple(slice(None) if other == axis else 0 for other in range(share.ndim))] for axis in range(share.ndim)]
+        lines = [line if axis == 0 else line / line[0] for axis, line in enumerate(lines)]
+        return (tuple(Spread(*step[:4], partial(_shared, step, line), 8) for step, line in zip(steps, lines, strict=True)),)
+
     @property
     def flops(self) -> int:
         return math.prod(self.shape) * math.prod(self.window.kernel)
+
+
+def _shared(step: Along, line: Array) -> Array:
+    """The matrix of a step with a factor for each row."""
+    matrix: Array = step.matrix() * line[:, None]
+    return matrix
 
 
 def _means(window: Window, axis: int, made: int, length: int) -> Array:
