@@ -151,7 +151,7 @@ def _answered(before: Certificate, evidence: SmoothingEvidence, level: float, fo
     """What the certifier would have said with these limits, labelled; `origin` ends the reason."""
     radius = radius_from(evidence, _noise(evidence.noise, evidence.sigma), before.norm, found)
     certified, top = radius > 0.0, _top(evidence)
-    reason = Verdict.CERTIFIED.sentence if certified else too_few(top, _looks(evidence)[-1], found, evidence.bound, level)
+    reason = Verdict.CERTIFIED.sentence if certified else too_few(f"Class {top}", _looks(evidence)[-1], found, evidence.bound, level)
     prediction = top if certified else None
     new = {
         "statement": before.statement.removesuffix(LABEL) + LABEL,

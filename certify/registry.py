@@ -7,6 +7,7 @@ from typing import Any
 from certify.attacks.certifier import Attacker
 from certify.bounds.certifier import BoundsCertifier
 from certify.certifier import Finder
+from certify.instance_smoothing import InstanceSmoothingCertifier
 from certify.lipschitz.certifier import LipschitzCertifier
 from certify.prediction import PredictCertifier
 from certify.smoothing import LatentSmoothingCertifier, SmoothingCertifier
@@ -14,6 +15,7 @@ from certify.splitting import SplittingCertifier
 
 CERTIFIERS: dict[str, type[Finder[Any, Any]]] = {
     "smoothing": SmoothingCertifier,
+    "instance-smoothing": InstanceSmoothingCertifier,
     "latent-smoothing": LatentSmoothingCertifier,
     "predict": PredictCertifier,
     "dssn": SplittingCertifier,

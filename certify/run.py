@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import Field
 
@@ -54,6 +55,7 @@ class Run:
         provenance: written on each certificate; `batch_size`, `noise_key` and `dtype` are filled in per certifier.
         now: seconds on a steady clock.
         certifiers: indices into `spec.certifiers` to run; null runs all.
+        models: other networks that the spec names, each a `certify.model.Model`, by the SHA-256 of their files.
         device: a torch device name.
         should_stop: polled between batches; True raises `Cancelled`.
         on_progress: told after every batch.
@@ -64,6 +66,7 @@ class Run:
     provenance: Provenance
     now: Callable[[], float]
     certifiers: tuple[int, ...] | None = None
+    models: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     should_stop: Callable[[], bool] = _never
     on_progress: Callable[[Progress], None] = _ignore

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from certify.certificate import LatentEvidence, SmoothingEvidence
+from certify.certificate import InstanceEvidence, LatentEvidence, SmoothingEvidence
 from certify.certifier import Outcome
 from certify.model import Examples
 from certify.norms import Norm, conversion
@@ -74,7 +74,7 @@ class RadiusCertifier(SamplingCertifier[R]):
         """Certified where a radius is left, abstained otherwise, with the numbers."""
         if radius > 0.0:
             return Outcome(prediction=case.top, verdict=Verdict.CERTIFIED, radius=radius, evidence=evidence)
-        reason = too_few(case.top, case.looks[-1], found, self.spec.bound, self.alpha)
+        reason = too_few(f"Class {case.top}", case.looks[-1], found, self.spec.bound, self.alpha)
         if case.looks[-1].n < self.spec.n:
             what = "any radius that was asked" if self.spec.radii else "any radius"
             reason += f" It stopped early: the other {self.spec.n - case.looks[-1].n} samples were not likely to prove {what}."
@@ -177,11 +177,13 @@ def radius_from(evidence: SmoothingEvidence, noise: Noise, norm: Norm, found: Li
     radius = noise.radius(found.pA_lower, found.pB_upper)
     if isinstance(evidence, LatentEvidence):
         radius = carried(radius, evidence.lipschitz_upper, evidence.value_error)
+    if isinstance(evidence, InstanceEvidence) and evidence.selector is not None:
+        radius = min(radius, evidence.selector.selector_radius)
     return max(0.0, step_down(radius / conversion(noise.norm, norm, evidence.dimension)))
 
 
-def too_few(top: int, last: Look, found: Limits, bound: Bound, alpha: float) -> str:
-    """Why the votes for class `top` prove no radius, in a sentence with the numbers; `last` is the last look."""
+def too_few(who: str, last: Look, found: Limits, bound: Bound, alpha: float) -> str:
+    """Why the votes for whom prove no radius, in a sentence with the numbers; `last` is the last look."""
     proved = f"pA >= {show_radius(found.pA_lower)}"
     if bound == "top-two":
         proved += f" and pB <= {show_distance_upper(found.pB_upper)}"
@@ -189,6 +191,6 @@ def too_few(top: int, last: Look, found: Limits, bound: Bound, alpha: float) -> 
     else:
         needed = "it takes more than 1/2"
     return (
-        f"Class {top} won {last.top / last.n:.4f} of {last.n} votes, which proves only {proved} at alpha = {alpha:g};"
+        f"{who} won {last.top / last.n:.4f} of {last.n} votes, which proves only {proved} at alpha = {alpha:g};"
         f" {needed}: use more samples or another sigma."
     )

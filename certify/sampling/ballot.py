@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from certify.sampling.engine import Request, VoteCounter
 from certify.sampling.noise.base import Noise
 from certify.sampling.streams import Stage, Stream
+
+
+class Voters(Protocol):
+    """Whoever votes: a classifier, or another function of the same noisy copies."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one copy."""
+
+    @property
+    def classes(self) -> int:
+        """Among which they choose."""
+
+    def module(self, device: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """(batch, *input_shape) -> (batch, classes), each row alone; the largest entry is the vote, one that is not finite is an error."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +49,11 @@ class Ballot:
 
     def votes(self, positions: Iterable[int], stage: Stage, start: int, stop: int) -> dict[int, list[int] | None]:
         """Votes by class of samples `start` to `stop` of each example, by position; None where a logit was NaN or infinite."""
-        wanted = list(positions)
-        votes = self.counter.count([Request(self.points[i], self.noises[i], self.stream(i, stage), start, stop) for i in wanted])
-        for position in wanted:
+        return self.ask(stage, dict.fromkeys(positions, (start, stop)))
+
+    def ask(self, stage: Stage, ranges: Mapping[int, tuple[int, int]]) -> dict[int, list[int] | None]:
+        """As `votes`, with its own first and last sample for each position."""
+        votes = self.counter.count([Request(self.points[i], self.noises[i], self.stream(i, stage), *ranges[i]) for i in ranges])
+        for position, (start, stop) in ranges.items():
             self.spent(position, stop - start)
-        return {i: row if ok else None for i, row, ok in zip(wanted, votes.counts.tolist(), votes.finite.tolist(), strict=True)}
+        return {i: row if ok else None for i, row, ok in zip(ranges, votes.counts.tolist(), votes.finite.tolist(), strict=True)}

@@ -12,9 +12,9 @@ import torch
 
 from certify.certifier import Certifier, Outcome
 from certify.heap import out_of_memory
-from certify.model import Examples, Model
+from certify.model import Examples
 from certify.run import Progress
-from certify.sampling.ballot import Ballot
+from certify.sampling.ballot import Ballot, Voters
 from certify.sampling.engine import VoteCounter
 from certify.sampling.noise import NOISES
 from certify.sampling.noise.base import Noise
@@ -46,7 +46,10 @@ class SamplingCertifier(Certifier[N]):
     def noise_of(self, sigma: float) -> Noise:
         """The spec's noise at that level, for copies made at `place`; built once for each level."""
         if sigma not in self._noises:
-            self._noises[sigma] = NOISES[self.spec.noise](sigma, self.place.network.input_shape, self.run.device)
+            other = next(iter(self._noises.values()), None)
+            self._noises[sigma] = (
+                other.at(sigma) if other else NOISES[self.spec.noise](sigma, self.place.network.input_shape, self.run.device)
+            )
         return self._noises[sigma]
 
     @property
@@ -89,21 +92,22 @@ class SamplingCertifier(Certifier[N]):
         each = (self.run.now() - started) / max(1, sum(self._spent))
         return [replace(found[position], seconds=each * spent) for position, spent in enumerate(self._spent)]
 
-    def ballot(self, examples: Examples, points: Sequence[Point], noises: Sequence[Noise], network: Model) -> Ballot:
+    def ballot(self, examples: Examples, points: Sequence[Point], noises: Sequence[Noise], network: Voters, each: int = 1) -> Ballot:
         """A question that `network` answers on copies of these examples.
 
         Args:
             examples: of the group at hand.
-            points: what the noise is added to, one for each example.
-            noises: one for each example.
+            points: what the noise is added to, one for each position.
+            noises: one for each position.
             network: its input is a point.
+            each: positions of one example, which stand side by side and draw from its stream.
         """
         return Ballot(
             counter=self._counter(network),
             points=[noise.prepare(point.value) for noise, point in zip(noises, points, strict=True)],
             noises=noises,
-            stream=lambda position, stage: Stream(self.run.noise_key, self.index, examples.rows[position], stage),
-            spent=self._spend,
+            stream=lambda position, stage: Stream(self.run.noise_key, self.index, examples.rows[position // each], stage),
+            spent=lambda position, copies: self._spend(position // each, copies),
         )
 
     def points(self, examples: Examples) -> list[Point]:
@@ -126,7 +130,7 @@ class SamplingCertifier(Certifier[N]):
     def _spend(self, position: int, copies: int) -> None:
         self._spent[position] += copies
 
-    def _counter(self, network: Model) -> VoteCounter:
+    def _counter(self, network: Voters) -> VoteCounter:
         return VoteCounter(
             network.module(self.run.device, torch.float32),
             network.input_shape,

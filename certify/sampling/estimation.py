@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,6 +50,7 @@ class Estimation:
         ballot: who votes.
         reach: for the examples at given positions, the radius at the input by (pA, pB); it only decides when to stop.
         stages: whose streams.
+        selection: votes of the selection sample, for who has asked for them already.
     """
 
     spec: RadiusSpec
@@ -57,11 +58,14 @@ class Estimation:
     ballot: Ballot
     reach: Callable[[Sequence[int]], Reach]
     stages: Stages = STAGES
+    selection: Mapping[int, list[int] | None] | None = None
 
     def cases(self, positions: Sequence[int]) -> Iterator[tuple[int, Case | None]]:
         """Each position with its finished case, in any order; None where a noisy copy got a NaN or infinite logit."""
         cases = []
-        for position, selection in self.ballot.votes(positions, self.stages.selection, 0, self.spec.n0).items():
+        drawn = self.ballot.votes(positions, self.stages.selection, 0, self.spec.n0) if self.selection is None else self.selection
+        for position in positions:
+            selection = drawn[position]
             if selection is None:
                 yield position, None
             else:

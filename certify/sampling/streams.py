@@ -23,6 +23,9 @@ class Stage(IntEnum):
     SELECTION = 0
     ESTIMATION = 1
     PREDICTION = 2
+    SEARCH = 3
+    SELECTOR_SELECTION = 4
+    SELECTOR_ESTIMATION = 5
 
 
 class Lane(IntEnum):

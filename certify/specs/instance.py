@@ -149,6 +149,10 @@ class InstanceSmoothingSpec(RadiusSpec):
         seen = self.selector.calibrated_on if self.selector else None
         return seen is not None and seen.dataset == dataset and overlap(_rows(seen), _rows(examples))
 
+    def unanimous_radius(self, level: float, alpha: float) -> float:
+        """The l2 radius that unanimous votes of the classifier prove at a level, neither rounded nor claimed."""
+        return level * NormalDist().inv_cdf(max(0.5, self._unanimous(alpha)))
+
     def work(self, largest_tensor: int) -> float:
         found = super().work(largest_tensor)
         if self.selector is not None:

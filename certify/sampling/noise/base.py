@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -63,6 +63,10 @@ class Noise(ABC):
     ) -> Tensor:
         """What `apply` wants to have of an input, computed once."""
         return x.to(self.device)
+
+    def at(self, sigma: float) -> Self:
+        """The same noise at another level. Of the two only one may be drawn at a time: they may share their memory."""
+        return type(self)(sigma, self.shape, self.device)
 
     @abstractmethod
     def draw(self, stream: Stream, first: int, count: int = 1) -> Tensor:

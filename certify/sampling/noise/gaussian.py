@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,6 +36,12 @@ class Gaussian(Noise):
         self._xp: Any = np if device == "cpu" else torch
         self._length, self._angle = self._empty(self.elements // 2), self._empty(self.elements // 2)
         self._values = self._empty(self.elements)
+
+    def at(self, sigma: float) -> Self:
+        # The buffers say nothing about the level, and a search goes through hundreds of levels.
+        other = copy(self)
+        other.sigma = sigma
+        return other
 
     def _empty(self, columns: int) -> Any:
         buffer = torch.empty((self.ahead, columns), device=self.device)

@@ -1,0 +1,104 @@
+"""Who chooses a noise level: networks whose classes are levels. Smoothed like any classifier, their answer has a radius of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from certify.errors import InputError, Problem
+from certify.model import Model
+from certify.run import Run
+from certify.sampling.ballot import Voters
+from certify.spec import InstanceSmoothingSpec
+from certify.specs.instance import ConfidenceSelector, ModelSelector
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The network itself, read in another way: how many thresholds its confidence in its own answer reaches.
+
+    A function of the noisy copy alone, fixed by the spec, so that smoothing it is smoothing a classifier of levels.
+    """
+
+    model: Model
+    thresholds: tuple[float, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.model.input_shape
+
+    @property
+    def classes(self) -> int:
+        return len(self.thresholds) + 1
+
+    def module(self, device: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        network = self.model.module(device, dtype)
+        limits = torch.tensor([log_odds(threshold) for threshold in self.thresholds], dtype=dtype, device=device)
+        return lambda x: votes(network(x), limits)
+
+
+def log_odds(share: float) -> float:
+    """log(p / (1 - p)), infinite at the ends."""
+    if share in (0.0, 1.0):
+        return math.inf if share else -math.inf
+    return math.log(share / (1.0 - share))
+
+
+def confidence(logits: Tensor) -> Tensor:  # logits: (batch, classes); (batch,)
+    """Log-odds of the top softmax probability: where it is near 1, float32 still tells how near."""
+    top, at = logits.max(dim=1)
+    others = logits.scatter(1, at.unsqueeze(1), -torch.inf)
+    return top - torch.logsumexp(others, dim=1)
+
+
+def votes(
+    logits: Tensor,  # (batch, classes)
+    limits: Tensor,  # (levels - 1,), ascending log-odds
+) -> Tensor:
+    """(batch, levels): 1 for the level, 0 for the others; NaN throughout where a logit is not finite."""
+    reached = (confidence(logits).unsqueeze(1) >= limits) & (limits < torch.inf)
+    levels = torch.nn.functional.one_hot(reached.sum(dim=1), len(limits) + 1).to(logits.dtype)
+    return levels.masked_fill(~logits.isfinite().all(dim=1, keepdim=True), torch.nan)
+
+
+def selector_of(spec: InstanceSmoothingSpec, model: Model, run: Run, field: str) -> Voters:
+    """Who votes for a level.
+
+    Args:
+        spec: with a selector.
+        model: the classifier.
+        run: holds the networks that the spec names.
+        field: the place of the spec in the job, for what is wrong.
+
+    Raises:
+        InputError: the network that the spec names is not there or does not fit.
+    """
+    selector = spec.selector
+    if isinstance(selector, ConfidenceSelector):
+        return Confidence(model, selector.thresholds)
+    assert isinstance(selector, ModelSelector)
+    found = run.models.get(selector.model)
+    if problems := misfits(f"{field}.selector.model", selector, len(spec.sigmas), model.input_shape, found):
+        raise InputError(*problems)
+    voters: Voters = run.models[selector.model]
+    return voters
+
+
+def misfits(field: str, selector: ModelSelector, levels: int, shape: Sequence[int], found: Any) -> list[Problem]:
+    """Why a network, or its facts, cannot choose among so many levels for inputs of this shape; `found` is null where it is missing."""
+    if found is None:
+        detail = f"no network with SHA-256 {selector.model} was given"
+        return [Problem(field=field, detail=detail, mend="give the file of the selector, or correct the digest")]
+    problems = []
+    if tuple(found.input_shape) != tuple(shape):
+        detail = f"the selector takes inputs of shape {list(found.input_shape)}, the classifier {list(shape)}"
+        problems.append(Problem(field=field, detail=detail, mend="use a selector with the classifier's raw input"))
+    if found.classes != levels:
+        detail = f"the selector has {found.classes} logits for {levels} sigmas"
+        problems.append(Problem(field=field, detail=detail, mend="give it one logit for each of the sigmas, in their order"))
+    return problems
