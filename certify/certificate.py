@@ -96,14 +96,35 @@ class SelectorEvidence(SmoothingEvidence):
     classifier_radius: Annotated[float, Field(ge=0)]
 
 
+class MemoryEvidence(Frozen):
+    """What a ledger of certified regions made of a row; its own votes had proved `own_prediction` to `own_radius`, or nothing (null, 0).
+
+    `ledger` is null in a run without service; `size` is the number of regions when it was asked, those of the same pass included and
+    revoked ones too. `how` is as in `certify.regions.Resolution`. `region` is the one that the row became, `by` the one that answered it,
+    cut it or kept it from answering, at a distance of at most `distance_upper`; `revoked` are those that it contradicted.
+    """
+
+    ledger: str | None
+    size: Annotated[int, Field(ge=0)]
+    how: Literal["stored", "shrunk", "answered", "abstained", "unanswered"]
+    region: int | None = None
+    by: int | None = None
+    distance_upper: float | None = None
+    own_prediction: int | None = None
+    own_radius: Annotated[float, Field(ge=0)] = 0.0
+    revoked: tuple[int, ...] = ()
+
+
 class InstanceEvidence(SmoothingEvidence):
     """Votes under the level `sigma` that was chosen for this input, by a `search` or by a `selector`.
 
-    Where the selector proved nothing, the classifier was not asked: there are no looks and no counts then.
+    Where the selector proved nothing, the classifier was not asked: there are no looks and no counts then. `memory` is there once a
+    ledger was asked: the row then claims what that says, not what follows from the votes.
     """
 
     search: SearchEvidence | None
     selector: SelectorEvidence | None
+    memory: MemoryEvidence | None = None
 
     @property
     def copies(self) -> int:
