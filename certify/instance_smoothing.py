@@ -21,11 +21,10 @@ from certify.sampling.streams import Stage
 from certify.selectors import selector_of
 from certify.smoothing import RadiusCertifier, radius_from, too_few
 from certify.spec import InstanceSmoothingSpec
-from certify.statistics.sequential import Limits, limits
+from certify.statistics.sequential import Limits, Look, limits
 from certify.verdict import Verdict
 
 _SELECTOR_STAGES = Stages(Stage.SELECTOR_SELECTION, Stage.SELECTOR_ESTIMATION)
-UNDECIDED = "The selector agrees on no noise level here, so that the classifier was not asked."
 _NOT_ASKED = "The ledger of certified regions has not been asked yet."
 
 
@@ -135,12 +134,12 @@ class InstanceSmoothingCertifier(RadiusCertifier[InstanceSmoothingSpec]):
         return _Level(case.top, case, found, self._selector_noise.radius(found.pA_lower, found.pB_upper))
 
     def _undecided(self, level: _Level) -> Outcome:
-        case, sigma = level.case, self.spec.sigmas[level.index]
-        reason = too_few(f"Level {level.index} (sigma = {sigma:g})", case.looks[-1], level.found, self.spec.bound, self.alpha)
-        nothing = {**self.votes_of(case, Limits(0.0, 1.0), self._unit.at(sigma)), "n0": 0, "n": 0}
+        sigma, selector = self.spec.sigmas[level.index], self._evidence(level, 0.0)
+        nothing = {**self.votes_of(level.case, Limits(0.0, 1.0), self._unit.at(sigma)), "n0": 0, "n": 0}
         nothing |= dict.fromkeys(("looks", "shares", "look_counts", "counts_selection", "counts"), ())
-        evidence = InstanceEvidence(search=None, selector=self._evidence(level, 0.0), **nothing)
-        return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=f"{UNDECIDED} {reason}", evidence=evidence)
+        evidence = InstanceEvidence(search=None, selector=selector, **nothing)
+        reason = f"{undecided(selector, self.alpha)} The classifier was not asked."
+        return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=reason, evidence=evidence)
 
     def _agreed(self, case: Case, level: _Level) -> Outcome:
         noise = self._unit.at(self.spec.sigmas[level.index])
@@ -193,3 +192,10 @@ class InstanceSmoothingCertifier(RadiusCertifier[InstanceSmoothingSpec]):
     @property
     def _unit(self) -> Noise:
         return self.noise_of(1.0)
+
+
+def undecided(selector: SelectorEvidence, alpha: float) -> str:
+    """Why the selector's votes prove no level, with the numbers."""
+    last = Look(selector.n, *selector.look_counts[-1], selector.shares[-1])
+    who, found = f"Level {selector.index} (sigma = {selector.sigmas[selector.index]:g})", Limits(selector.pA_lower, selector.pB_upper)
+    return f"The selector agrees on no noise level here. {too_few(who, last, found, selector.bound, alpha)}"

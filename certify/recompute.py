@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from certify.certificate import Certificate, LatentEvidence, SmoothingEvidence
+from certify.certificate import Certificate, InstanceEvidence, LatentEvidence, SelectorEvidence, SmoothingEvidence
 from certify.errors import InputError, SpecError, problems_of
+from certify.instance_smoothing import undecided
 from certify.rounding import radius_down, step_down
 from certify.sampling.estimation import most_of_rivals, most_votes
 from certify.sampling.noise import NOISES
@@ -21,8 +22,10 @@ from certify.verdict import Verdict
 
 ErrorRate = Literal["per-example", "family-wise"]
 LABEL = "-exploratory"
+LEDGER, DUAL = "S2", "S4"
 # What another version or library may differ by in a number that it derived; far below any wrong dimension, level or slack.
 _NEAR = 1e-6
+_OF_SELECTOR = ("pA_lower", "pB_upper", "selector_radius", "classifier_radius")
 
 
 def recompute(
@@ -60,10 +63,12 @@ def recompute(
     members = _members(evidence, error_rate, family)
     level = _level(certificate.alpha, evidence.family, members, alpha)
     bound = bound or evidence.bound
-    found = limits(_looks(evidence), level, bound, evidence.slack)
-    new = {"bound": bound, "pA_lower": found.pA_lower, "pB_upper": found.pB_upper, "family": members}
+    found = _limits(evidence, level, bound)
+    new: dict[str, Any] = {"bound": bound, "pA_lower": found.pA_lower, "pB_upper": found.pB_upper, "family": members}
     if isinstance(evidence, LatentEvidence):
-        new["latent_radius"] = _noise(evidence.noise, evidence.sigma).radius(found.pA_lower, found.pB_upper)
+        new["latent_radius"] = _radius(evidence, found)
+    if isinstance(evidence, InstanceEvidence) and evidence.selector is not None:
+        new["selector"] = _selected(evidence.selector, level, bound, members, _radius(evidence, found))
     origin = (
         f"Recomputed from the stored votes at alpha = {level:g} ({bound}); before, it was alpha = {certificate.alpha:g} ({evidence.bound})."
         " Exploratory: chosen after the votes were there."
@@ -73,6 +78,8 @@ def recompute(
 
 def recomputable(certificate: Certificate) -> bool:
     """Whether it holds votes from which a radius follows."""
+    if certificate.statement.startswith(LEDGER):
+        return False  # the ledger decided, not the votes alone
     return isinstance(certificate.evidence, SmoothingEvidence) and certificate.verdict in (Verdict.CERTIFIED, Verdict.ABSTAINED)
 
 
@@ -109,15 +116,65 @@ def _looks(evidence: SmoothingEvidence) -> list[Look]:
     return [Look(n, *counts, share) for n, counts, share in zip(evidence.looks, evidence.look_counts, evidence.shares, strict=True)]
 
 
+def _limits(evidence: SmoothingEvidence, level: float, bound: Bound) -> Limits:
+    """Of votes that were never asked for, nothing is known."""
+    return limits(_looks(evidence), level, bound, evidence.slack) if evidence.looks else Limits(0.0, 1.0)
+
+
+def _radius(evidence: SmoothingEvidence, found: Limits) -> float:
+    """In the noise's own norm, where the noise was added."""
+    return _noise(evidence.noise, evidence.sigma).radius(found.pA_lower, found.pB_upper)
+
+
+def _selected(selector: SelectorEvidence, level: float, bound: Bound, members: int, classifier_radius: float) -> SelectorEvidence:
+    """The selector's part at the same level as the classifier's: only the smaller radius is claimed, so that alpha is not split."""
+    found = _limits(selector, level, bound)
+    return selector.model_copy(
+        update={
+            "bound": bound,
+            "pA_lower": found.pA_lower,
+            "pB_upper": found.pB_upper,
+            "family": members,
+            "selector_radius": _radius(selector, found),
+            "classifier_radius": classifier_radius,
+        }
+    )
+
+
 def _check(certificate: Certificate, evidence: SmoothingEvidence, alpha: float) -> None:
     """Evidence that does not give the stored radius at the stored alpha is not its evidence: a lost dimension makes radii too large."""
-    if not _one_run(evidence):
+    selector = _selector_of(certificate, evidence)
+    if not (_one_run(evidence) or (selector is not None and _not_asked(evidence))):
         raise InputError.at("evidence", "its looks and counts are not those of one run", "use the line as it was written")
-    found = limits(_looks(evidence), alpha, evidence.bound, evidence.slack)
+    found = _limits(evidence, alpha, evidence.bound)
     radius = radius_from(evidence, _noise(evidence.noise, evidence.sigma), certificate.norm, found)
-    pairs = ((found.pA_lower, evidence.pA_lower), (found.pB_upper, evidence.pB_upper), (radius, certificate.radius))
+    pairs = [(found.pA_lower, evidence.pA_lower), (found.pB_upper, evidence.pB_upper), (radius, certificate.radius)]
+    if selector is not None:
+        again = _selected(selector, alpha, evidence.bound, evidence.family, _radius(evidence, found))
+        pairs += [(getattr(again, name), getattr(selector, name)) for name in _OF_SELECTOR]
     if not all(math.isclose(*pair, rel_tol=_NEAR, abs_tol=_NEAR) for pair in pairs):
         raise InputError.at("evidence", "the stored radius does not follow from the stored votes", "use the line as it was written")
+
+
+def _selector_of(certificate: Certificate, evidence: SmoothingEvidence) -> SelectorEvidence | None:
+    """The selector's votes. Without them a dual radius would be the classifier's alone, which nobody proved."""
+    selector = evidence.selector if isinstance(evidence, InstanceEvidence) else None
+    dual = certificate.statement.startswith(DUAL)
+    fits = selector is not None and (
+        _one_run(selector)
+        and selector.index == _top(selector) < len(selector.sigmas) == len(selector.counts)
+        and selector.sigmas[selector.index] == evidence.sigma
+        and (selector.bound, selector.family, selector.dimension) == (evidence.bound, evidence.family, evidence.dimension)
+    )
+    if dual != (selector is not None) or (dual and not fits):
+        raise InputError.at("evidence", "its selector is not that of this certificate", "use the line as it was written")
+    return selector
+
+
+def _not_asked(evidence: SmoothingEvidence) -> bool:
+    """No sample was drawn of it: the selector had proved nothing."""
+    kept = (evidence.looks, evidence.shares, evidence.look_counts, evidence.counts_selection, evidence.counts)
+    return not any(kept) and evidence.n == 0 and evidence.n0 == 0 and evidence.family >= 1 and evidence.dimension >= 1
 
 
 def _one_run(evidence: SmoothingEvidence) -> bool:
@@ -147,18 +204,27 @@ def _noise(name: str, sigma: float) -> Noise:
     return NOISES[name](sigma, (1,), "cpu")
 
 
+def _why(evidence: SmoothingEvidence, level: float, found: Limits) -> str:
+    """Why no radius follows."""
+    selector = evidence.selector if isinstance(evidence, InstanceEvidence) else None
+    if selector is not None and selector.selector_radius == 0.0:
+        return undecided(selector, level)
+    if not evidence.looks:
+        return "The selector had proved no noise level when the run was made, and the classifier was not asked."
+    return too_few(f"Class {_top(evidence)}", _looks(evidence)[-1], found, evidence.bound, level)
+
+
 def _answered(before: Certificate, evidence: SmoothingEvidence, level: float, found: Limits, origin: str) -> Certificate:
     """What the certifier would have said with these limits, labelled; `origin` ends the reason."""
     radius = radius_from(evidence, _noise(evidence.noise, evidence.sigma), before.norm, found)
-    certified, top = radius > 0.0, _top(evidence)
-    reason = Verdict.CERTIFIED.sentence if certified else too_few(f"Class {top}", _looks(evidence)[-1], found, evidence.bound, level)
-    prediction = top if certified else None
+    certified = radius > 0.0
+    prediction = _top(evidence) if certified else None
     new = {
         "statement": before.statement.removesuffix(LABEL) + LABEL,
         "prediction": prediction,
         "correct": prediction == before.label,
         "verdict": Verdict.CERTIFIED if certified else Verdict.ABSTAINED,
-        "reason": f"{reason} {origin}",
+        "reason": f"{Verdict.CERTIFIED.sentence if certified else _why(evidence, level, found)} {origin}",
         "radius": radius_down(radius),
         "alpha": level,
         "evidence": evidence,
