@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import Literal
 
-Prefix = Literal["ten", "key", "mdl", "dat", "job", "shd", "sch", "run", "gat", "out", "whk", "evt", "aud"]
+Prefix = Literal["ten", "key", "mdl", "dat", "job", "shd", "sch", "run", "gat", "out", "whk", "evt", "aud", "ldg"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _RANDOM_BITS = 80

@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
-
 import sqlalchemy as sa
 
+from storage import columns
+from storage.columns import created, key, lease, tenant
 
-class Utc(sa.types.TypeDecorator[datetime]):
-    """A moment, always UTC and aware; SQLite stores no zone, so it is put back on the way out."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.astimezone(UTC).replace(tzinfo=None) if dialect.name == "sqlite" else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-def _id() -> sa.Column[str]:
-    return sa.Column("id", sa.String(40), primary_key=True)
-
-
-def _tenant() -> sa.Column[str]:
-    return sa.Column("tenant_id", sa.String(40), sa.ForeignKey("tenants.id"), nullable=False, index=True)
-
-
-def _created() -> sa.Column[datetime]:
-    return sa.Column("created_at", Utc, nullable=False)
-
-
-def _lease() -> list[sa.Column[Any]]:
-    return [
-        sa.Column("lease_owner", sa.String(200)),
-        sa.Column("lease_until", Utc),
-        sa.Column("epoch", sa.Integer, nullable=False, default=0),
-        sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    ]
-
+Utc, metadata = columns.Utc, columns.metadata
 
 tenants = sa.Table(
     "tenants",
     metadata,
-    _id(),
+    key(),
     sa.Column("name", sa.String(200), nullable=False, unique=True),
-    _created(),
+    created(),
     sa.Column("max_queued_jobs", sa.Integer),  # null: the service's default
     sa.Column("max_stored_bytes", sa.BigInteger),
 )
@@ -69,15 +22,15 @@ tenants = sa.Table(
 api_keys = sa.Table(
     "api_keys",
     metadata,
-    _id(),
-    _tenant(),
+    key(),
+    tenant(),
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("scopes", sa.Text, nullable=False),
     sa.Column("secret_sha256", sa.String(64), nullable=False),
     sa.Column("last4", sa.String(4), nullable=False),
     sa.Column("previous_sha256", sa.String(64)),  # the secret before the last rotation, good until `previous_until`
     sa.Column("previous_until", Utc),
-    _created(),
+    created(),
     sa.Column("expires_at", Utc),
     sa.Column("revoked_at", Utc),
     sa.Column("last_used_at", Utc),
@@ -89,7 +42,7 @@ blobs = sa.Table(
     sa.Column("tenant_id", sa.String(40), sa.ForeignKey("tenants.id"), primary_key=True),
     sa.Column("sha256", sa.String(64), primary_key=True),
     sa.Column("size", sa.BigInteger, nullable=False),
-    _created(),
+    created(),
 )
 
 
@@ -97,8 +50,8 @@ def _artifact(name: str) -> sa.Table:
     return sa.Table(
         name,
         metadata,
-        _id(),
-        _tenant(),
+        key(),
+        tenant(),
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("blob", sa.String(64), nullable=False),
@@ -107,8 +60,8 @@ def _artifact(name: str) -> sa.Table:
         sa.Column("state", sa.String(20), nullable=False, index=True),
         sa.Column("facts", sa.Text),
         sa.Column("rejection", sa.Text),
-        _created(),
-        *_lease(),
+        created(),
+        *lease(),
         sa.UniqueConstraint("tenant_id", "name", "version"),
     )
 
@@ -121,8 +74,8 @@ OPEN_JOB = sa.text("state NOT IN ('failed', 'cancelled')")
 jobs = sa.Table(
     "jobs",
     metadata,
-    _id(),
-    _tenant(),
+    key(),
+    tenant(),
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("model_id", sa.String(40), sa.ForeignKey("models.id"), nullable=False),
     sa.Column("dataset_id", sa.String(40), sa.ForeignKey("datasets.id"), nullable=False),
@@ -139,7 +92,7 @@ jobs = sa.Table(
     sa.Column("condition", sa.Text, nullable=False, default=""),
     sa.Column("error", sa.Text),
     sa.Column("report", sa.Text),
-    _created(),
+    created(),
     sa.Column("started_at", Utc),
     sa.Column("finished_at", Utc),
 )
@@ -159,15 +112,15 @@ sa.Index(
 shards = sa.Table(
     "shards",
     metadata,
-    _id(),
+    key(),
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), nullable=False),
-    _tenant(),
+    tenant(),
     sa.Column("ix", sa.Integer, nullable=False),
     sa.Column("certifier", sa.Integer, nullable=False),
     sa.Column("first", sa.Integer, nullable=False),
     sa.Column("last", sa.Integer, nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
-    *_lease(),
+    *lease(),
     sa.Column("not_before", Utc, nullable=False),
     sa.Column("last_error", sa.Text),
     sa.Column("examples_done", sa.Integer, nullable=False, default=0),
@@ -182,7 +135,7 @@ certificates = sa.Table(
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), primary_key=True),
     sa.Column("certifier", sa.Integer, primary_key=True),
     sa.Column("example", sa.Integer, primary_key=True),
-    _tenant(),
+    tenant(),
     sa.Column("kind", sa.String(40), nullable=False),
     sa.Column("statement", sa.String(60), nullable=False),
     sa.Column("norm", sa.String(10), nullable=False),
@@ -204,7 +157,7 @@ attack_results = sa.Table(
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), primary_key=True),
     sa.Column("certifier", sa.Integer, primary_key=True),
     sa.Column("example", sa.Integer, primary_key=True),
-    _tenant(),
+    tenant(),
     sa.Column("method", sa.String(40), nullable=False),
     sa.Column("norm", sa.String(10), nullable=False),
     sa.Column("label", sa.Integer, nullable=False),
@@ -216,11 +169,64 @@ attack_results = sa.Table(
     sa.Column("document", sa.Text, nullable=False),
 )
 
+ledgers = sa.Table(
+    "ledgers",
+    metadata,
+    key(),
+    tenant(),
+    sa.Column("model_digest", sa.String(64), nullable=False),
+    sa.Column("rule_digest", sa.String(64), nullable=False),
+    sa.Column("rule", sa.Text, nullable=False),
+    sa.Column("regions", sa.Integer, nullable=False),  # the number of the newest one
+    sa.Column("version", sa.Integer, nullable=False),  # raised by every pass and every revocation
+    sa.Column("largest_reach", sa.Double, nullable=False),
+    created(),
+    sa.UniqueConstraint("tenant_id", "model_digest", "rule_digest"),
+)
+
+SHADOW = tuple(f"p{i}" for i in range(8))
+
+regions = sa.Table(
+    "regions",
+    metadata,
+    sa.Column("ledger_id", sa.String(40), sa.ForeignKey("ledgers.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    tenant(),
+    sa.Column("version", sa.Integer, nullable=False),  # of the ledger, when it came
+    sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("certifier", sa.Integer, nullable=False),
+    sa.Column("example", sa.Integer, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("answer", sa.Integer, nullable=False),
+    sa.Column("radius", sa.Double, nullable=False),
+    sa.Column("sigma", sa.Double, nullable=False),
+    sa.Column("alpha", sa.Double, nullable=False),
+    sa.Column("reach", sa.Double, nullable=False),
+    *(sa.Column(name, sa.Double, nullable=False) for name in SHADOW),
+    created(),
+    sa.Column("revoked_at", Utc),
+    sa.Column("revoked_because", sa.Text),
+    sa.Column("centre", sa.LargeBinary, nullable=False),  # last: SQLite reads what is behind it only after it
+    sa.UniqueConstraint("job_id", "certifier", "example"),
+    sa.Index("ix_regions_ledger_id_p0", "ledger_id", "p0"),
+)
+
+ledger_passes = sa.Table(
+    "ledger_passes",
+    metadata,
+    sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("certifier", sa.Integer, primary_key=True),
+    tenant(),
+    sa.Column("ledger_id", sa.String(40), sa.ForeignKey("ledgers.id"), nullable=False, index=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    created(),
+)
+
 schedules = sa.Table(
     "schedules",
     metadata,
-    _id(),
-    _tenant(),
+    key(),
+    tenant(),
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("cron", sa.String(200), nullable=False),
     sa.Column("zone", sa.String(100), nullable=False),
@@ -231,7 +237,7 @@ schedules = sa.Table(
     sa.Column("paused", sa.Boolean, nullable=False),
     sa.Column("next_at", Utc, index=True),  # the first tick not decided yet; null while paused
     sa.Column("revision", sa.Integer, nullable=False),
-    _created(),
+    created(),
     sa.Column("updated_at", Utc, nullable=False),
     sa.UniqueConstraint("tenant_id", "name"),
 )
@@ -239,8 +245,8 @@ schedules = sa.Table(
 schedule_runs = sa.Table(
     "schedule_runs",
     metadata,
-    _id(),
-    _tenant(),
+    key(),
+    tenant(),
     sa.Column("schedule_id", sa.String(40), sa.ForeignKey("schedules.id", ondelete="CASCADE"), nullable=False),
     sa.Column("scheduled_for", Utc, nullable=False),
     sa.Column("manual", sa.Boolean, nullable=False),
@@ -248,63 +254,63 @@ schedule_runs = sa.Table(
     sa.Column("reason", sa.Text, nullable=False, default=""),
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), index=True),
     sa.Column("reused", sa.Boolean, nullable=False, default=False),
-    _created(),
+    created(),
     sa.UniqueConstraint("schedule_id", "scheduled_for", "manual"),  # exactly one run for each tick, whoever fires it
 )
 
 gates = sa.Table(
     "gates",
     metadata,
-    _id(),
-    _tenant(),
+    key(),
+    tenant(),
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("rule", sa.Text, nullable=False),
     sa.Column("schedule_id", sa.String(40), sa.ForeignKey("schedules.id", ondelete="CASCADE"), index=True),
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), index=True),
     sa.Column("pinned_job_id", sa.String(40), sa.ForeignKey("jobs.id")),  # the baseline `pinned`; null: the first run judged
-    _created(),
+    created(),
 )
 
 gate_outcomes = sa.Table(
     "gate_outcomes",
     metadata,
-    _id(),
-    _tenant(),
+    key(),
+    tenant(),
     sa.Column("gate_id", sa.String(40), sa.ForeignKey("gates.id", ondelete="CASCADE"), nullable=False),
     sa.Column("subject", sa.String(40), nullable=False),  # the schedule run or, for a gate on a job, the job
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), nullable=False, index=True),
     sa.Column("outcome", sa.String(20), nullable=False),
     sa.Column("sentence", sa.Text, nullable=False),
     sa.Column("document", sa.Text, nullable=False),
-    _created(),
+    created(),
     sa.UniqueConstraint("gate_id", "subject"),
 )
 
 webhooks = sa.Table(
     "webhooks",
     metadata,
-    _id(),
-    _tenant(),
+    key(),
+    tenant(),
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("secret", sa.String(100), nullable=False),  # kept, since every delivery is signed with it
     sa.Column("events", sa.Text, nullable=False),
     sa.Column("active", sa.Boolean, nullable=False),
-    _created(),
+    created(),
 )
 
 outbox = sa.Table(
     "outbox",
     metadata,
-    _id(),
-    _tenant(),
+    key(),
+    tenant(),
     sa.Column("webhook_id", sa.String(40), sa.ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
     sa.Column("about", sa.String(100), nullable=False),  # what happened, once: `gate.failed:out_...`
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
-    *_lease(),
+    *lease(),
     sa.Column("not_before", Utc, nullable=False),
     sa.Column("last_error", sa.Text),
-    _created(),
+    created(),
     sa.Column("delivered_at", Utc),
     sa.UniqueConstraint("webhook_id", "about"),
     sa.Index("ix_outbox_state_not_before", "state", "not_before"),
@@ -337,22 +343,22 @@ job_events = sa.Table(
     "job_events",
     metadata,
     sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    _tenant(),
+    tenant(),
     sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id"), nullable=False, index=True),
     sa.Column("event", sa.String(40), nullable=False),
     sa.Column("body", sa.Text, nullable=False),
-    _created(),
+    created(),
 )
 
 audit_log = sa.Table(
     "audit_log",
     metadata,
-    _id(),
-    _tenant(),
+    key(),
+    tenant(),
     sa.Column("key_id", sa.String(40)),  # null: the command line of the server
     sa.Column("action", sa.String(60), nullable=False),
     sa.Column("target", sa.String(100), nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("request_id", sa.String(40), nullable=False),
-    _created(),
+    created(),
 )
