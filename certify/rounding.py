@@ -33,15 +33,31 @@ def radius_down(value: float) -> float:
 def show_radius(radius: float, digits: int = 4, *, at_least: bool = False) -> str:
     """A radius as text with `digits` decimals, cut toward zero so that it never shows more than was certified.
 
-    `at_least` marks a radius that stopped at the cap of its search.
+    One that would be cut to zero is shown with three significant digits instead. `at_least` marks a radius that stopped at the cap of
+    its search.
     """
-    text = str(Decimal(radius).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
+    exact = Decimal(radius)
+    small = 0 < exact < Decimal(1).scaleb(-digits)
+    shown = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2 if small else -digits), rounding=ROUND_FLOOR)
+    text = f"{shown:.2e}" if small else str(shown)
     return f">= {text}" if at_least else text
 
 
 def show_distance_upper(distance: float, digits: int = 4) -> str:
     """A distance at which an attack succeeded, as text rounded up: it never shows less than was found."""
     return str(Decimal(distance).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
+
+
+def show_upper(value: float, digits: int = 6) -> str:
+    """An upper bound as text with so many significant digits, rounded up: it never shows less than was proved."""
+    exact = Decimal(value)
+    if not exact:
+        return "0"
+    shown = exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=ROUND_CEILING)
+    if not -4 <= shown.adjusted() < digits:
+        return f"{shown:.{digits - 1}e}"
+    text = f"{shown:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def show_share_upper(share: float, digits: int = 1) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from certify.bounds.support import support as bounds_support
 from certify.facts import ModelFacts, OperatorFact, Support, TensorFact
+from certify.lipschitz.support import cuts, layers
+from certify.lipschitz.support import support as lipschitz_support
 from certify.model import Model
 
 
 def model_facts(model: Model) -> ModelFacts:
     """Facts of a model, for the API to validate specs against."""
-    graph = model.graph
+    graph, bounds = model.graph, model.lipschitz
     # Votes need nothing of a model but its answers.
     voting = (
         Support(kind=kind, method=None, norm=norm, supported=True)
-        for kind, norm in (("smoothing", "l2"), ("smoothing", "l1"), ("dssn", "l1"))
+        for kind, norm in (("smoothing", "l2"), ("smoothing", "l1"), ("instance-smoothing", "l2"), ("dssn", "l1"))
     )
     operators = (
         OperatorFact(type=o.type, name=o.name, output=TensorFact(name=o.output, shape=o.shape), flops=o.flops) for o in graph.operators
@@ -23,10 +25,11 @@ def model_facts(model: Model) -> ModelFacts:
         classes=graph.classes,
         parameters=graph.parameters(),
         operators=tuple(operators),
-        support=(*voting, *bounds_support(graph)),
+        support=(*voting, *lipschitz_support(bounds), *bounds_support(graph)),
         largest_tensor=graph.largest_tensor(),
         flops=graph.flops(),
-        cuts=tuple(TensorFact(name=name, shape=graph.shapes[name]) for name in graph.cuts()),
+        cuts=cuts(bounds),
+        layers=layers(bounds),
         opset=graph.opset,
         class_names=graph.class_names,
     )

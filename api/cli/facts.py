@@ -7,8 +7,10 @@ from typing import Any
 
 from api.cli.console import show_table
 from certify.facts import DatasetFacts, ModelFacts, TensorFact
+from certify.rounding import show_upper
 
 _SHOWN_CUTS = 40
+_SHOWN_LAYERS = 200
 
 
 def show_artifact(found: dict[str, Any]) -> None:
@@ -34,6 +36,7 @@ def _model(rows: list[tuple[str, str]], facts: ModelFacts, value_range: list[flo
     ]
     show_table(("", ""), rows)
     _operators(facts)
+    _layers(facts)
     _cuts(facts.cuts)
     _support(facts)
 
@@ -57,10 +60,30 @@ def _operators(facts: ModelFacts) -> None:
     show_table(("operator", "count", "operations", "share"), rows, "Operators")
 
 
+def _layers(facts: ModelFacts) -> None:
+    """How far each operator can pull two values apart, in l2: which layer costs a radius how much."""
+    if not facts.layers:
+        return
+    rows = [
+        (layer.name, layer.type, layer.reason or layer.how, _upper(layer.constant), _upper(layer.total))
+        for layer in facts.layers[:_SHOWN_LAYERS]
+    ]
+    more = len(facts.layers) - len(rows)
+    title = "Lipschitz bounds (l2): of each operator, and from the input to its output"
+    show_table(
+        ("operator", "type", "how", "factor", "from the input"), [*rows, *([("...", f"{more} more", "", "", "")] if more else [])], title
+    )
+
+
+def _upper(bound: float | None) -> str:
+    return "" if bound is None else show_upper(bound)
+
+
 def _cuts(cuts: tuple[TensorFact, ...]) -> None:
-    rows = [(cut.name, _shape(cut.shape)) for cut in cuts[:_SHOWN_CUTS]]
+    rows = [(cut.name, _shape(cut.shape), _upper(cut.lipschitz)) for cut in cuts[:_SHOWN_CUTS]]
     more = len(cuts) - len(rows)
-    show_table(("tensor", "shape"), [*rows, *([("...", f"{more} more")] if more else [])], "Cuts: every path goes through these tensors")
+    title = "Cuts: every path goes through these tensors"
+    show_table(("tensor", "shape", "Lipschitz from the input"), [*rows, *([("...", f"{more} more", "")] if more else [])], title)
 
 
 def _support(facts: ModelFacts) -> None:

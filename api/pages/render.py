@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
+from api.pages.layers import breakdown
 from api.pages.svg import COLOURS, Attacked, Series, chart
 from certify.report import AttackReport, CertifierReport, Report
 from certify.rounding import show_radius, show_share, show_share_upper
@@ -78,6 +79,7 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outc
         sections=sections,
         charts=charts,
         attacks=[{"report": attack, "rows": attacked(attack)} for attack in report.attacks],
+        layers=breakdown(job.spec, model.facts),
         outcomes=outcomes,
         partial=job.progress.certificates_done < job.progress.certificates_total,
     )

@@ -19,7 +19,7 @@ def support(bounds: Bounds) -> tuple[Support, ...]:
         bounds.at(bounds.graph.output)
         reason = ""
     except NoConstant as missing:
-        reason = str(missing)
+        reason = next((f"{row.name}: {row.reason}" for row in layers(bounds) if row.reason), str(missing))
     return (Support(kind="lipschitz", method=None, norm=Norm.L2, supported=not reason, reason=reason),)
 
 
@@ -33,7 +33,7 @@ def layers(bounds: Bounds) -> tuple[LayerFact, ...]:
             constant=row.constant if not row.reason and math.isfinite(row.constant) else None,
             total=row.total,
             how=row.how,
-            reason=row.reason,
+            reason=row.reason.removeprefix(f"{row.name}: "),
         )
         for row in bounds.layers
     )

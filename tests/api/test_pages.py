@@ -12,7 +12,7 @@ from api.pages.svg import Series, chart
 from certify.curves import curve
 from certify.norms import Norm
 from certify.report import CertifierReport
-from certify.rounding import radius_down, show_distance_upper, show_radius, show_share, step_down, step_up
+from certify.rounding import radius_down, show_distance_upper, show_radius, show_share, show_upper, step_down, step_up
 from certify.verdict import Verdict
 
 radii = st.lists(st.floats(1e-6, 10, allow_nan=False), max_size=30).map(sorted)
@@ -56,3 +56,17 @@ def test_stored_radii_are_below_what_was_computed(radius: float) -> None:
 
 def test_nan_and_negative_radii_become_zero() -> None:
     assert radius_down(float("nan")) == radius_down(-1.0) == radius_down(0.0) == 0.0
+
+
+@given(st.floats(1e-300, 1e6), st.integers(0, 8))
+def test_a_proved_radius_is_never_shown_as_zero(radius: float, digits: int) -> None:
+    shown = Decimal(show_radius(radius, digits))
+    assert 0 < shown <= Decimal(radius)
+    assert shown >= Decimal(radius) / 2
+
+
+@given(st.floats(1e-300, 1e15), st.integers(2, 8))
+def test_upper_bounds_are_shown_rounded_up(bound: float, digits: int) -> None:
+    shown = Decimal(show_upper(bound, digits))
+    assert Decimal(bound) <= shown <= Decimal(bound) * (1 + Decimal(10) ** (1 - digits))
+    assert show_upper(0.0) == "0"
