@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from statistics import median_low
 
-from certify.certificate import BoundsEvidence, Certificate
+from certify.certificate import BoundsEvidence, Certificate, InstanceEvidence
 from certify.findings import AttackResult
 from certify.report import AttackPoint, AttackReport, CertifierReport, CurvePoint, Report
 from certify.spec import BoundsSpec, CertifierSpec, PredictSpec, RadiusSpec, Spec, decided_radii
@@ -15,6 +15,7 @@ from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
 
 _BAND = 0.05
+_LISTED = 16
 FLOAT32 = "float32-runtime"
 
 
@@ -71,7 +72,7 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
         norm=first.norm,
         alpha=first.alpha,
         method=evidence.method if isinstance(evidence, BoundsEvidence) else None,
-        sigma=getattr(evidence, "sigma", None),
+        sigma=None if isinstance(evidence, InstanceEvidence) else getattr(evidence, "sigma", None),
         noise=getattr(evidence, "noise", None),
         bound=getattr(evidence, "bound", None),
         radii=decided,
@@ -85,7 +86,7 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
         average_radius=sum(radii) / count if decided is None else None,
         largest_radius=max(radii) if decided is None else None,
         at_cap=sum(isinstance(row.evidence, BoundsEvidence) and row.evidence.at_cap for row in rows),
-        note=" ".join(part for part in (note, also) if part),
+        note=" ".join(part for part in (note, also, _levels(rows)) if part),
     )
 
 
@@ -96,6 +97,16 @@ def _statement(rows: Sequence[Certificate], first: Certificate) -> tuple[str, st
         return first.statement, ""
     weakest = next((row.statement for row in rows if row.statement != FLOAT32 and row.radius > 0), FLOAT32)
     return weakest, f"{strong} of {len(rows)} certificates hold for float32 runtimes too ({FLOAT32})."
+
+
+def _levels(rows: Sequence[Certificate]) -> str:
+    """Which noise levels were used, where each input has its own."""
+    used = sorted(Counter(row.evidence.sigma for row in rows if isinstance(row.evidence, InstanceEvidence)).items())
+    if not used:
+        return ""
+    if len(used) > _LISTED:
+        return f"Each input has a noise level of its own, from {used[0][0]:g} to {used[-1][0]:g}."
+    return f"Each input has a noise level of its own: {', '.join(f'{sigma:g} for {count}' for sigma, count in used)}."
 
 
 def curve(proved: Sequence[float], count: int) -> list[CurvePoint]:
