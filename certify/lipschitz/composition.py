@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from certify.graph.graph import Graph
 from certify.graph.operators import Operator
 from certify.lipschitz.constant import NoConstant, Work, finite
@@ -52,6 +54,12 @@ class Composition:
     def walk(self) -> None:
         """Every operator in order: bounds of what is not linear, and of the logits."""
         last = self.graph.last_uses()
+        # What overflows is not finite, and then refused by name.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._walk(last)
+        self._forms.clear()
+
+    def _walk(self, last: Mapping[str, int]) -> None:
         for place, operator in enumerate(self.graph.operators):
             self._enter(operator)
             if operator.output in self.steps:
@@ -62,7 +70,6 @@ class Composition:
                 if last[name] == place and name != self.graph.output:
                     self._forms.pop(name, None)
         self.settle(self.graph.output)
-        self._forms.clear()
 
     def asked(self, tensor: str, work: float) -> Total | NoConstant:
         """The bound of any tensor. Work of its own, so that the answer does not depend on what was asked before."""
@@ -71,7 +78,8 @@ class Composition:
         if tensor not in self._answers:
             kept, before = self._work, dict(self.totals)
             self._work = Work(work)
-            self._answers[tensor] = self.settle(tensor)
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._answers[tensor] = self.settle(tensor)
             self._work, self.totals = kept, before
             self._forms.clear()
         return self._answers[tensor]

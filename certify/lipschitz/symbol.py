@@ -101,7 +101,7 @@ class Symbol:
         if not any(self.degrees):
             return self._constant(work)
         if min(self.blocks.shape[2:]) > EXACT_SIDE:
-            return None
+            return self._side_by_side(work)
         for fine in (0, *_GRIDS):
             turns = tuple(self._points(axis, fine) for axis in range(len(self.turns)))
             sure, likely = self._cost(turns)
@@ -115,7 +115,18 @@ class Symbol:
             size = " x ".join(str(turn) for turn in turns)
             how = f"FFT on a torus of {size}" if factor == 1.0 else f"FFT on a grid of {size}, times {factor:.4f}"
             return Found(self._largest(turns, work) * factor * (1 + 1e-12), how)
-        return None
+        return self._side_by_side(work)
+
+    def _side_by_side(self, work: Work) -> Found | None:
+        """The taps in one row or in one column, times the square root of their number: the exponentials are that long."""
+        count, groups, out, into = self.blocks.shape
+        side, length = min(out, into), max(out, into) * count
+        if not work.affords(2 * groups * (2.0 * side * side * length + 20.0 * side**3)):
+            return None
+        rows = self.blocks.transpose(1, 2, 0, 3).reshape(groups, out, count * into)
+        columns = self.blocks.transpose(1, 0, 2, 3).reshape(groups, count * out, into)
+        norm = min(max(matrix_norm(matrix, work) for matrix in either) for either in (rows, columns))
+        return Found(norm * math.sqrt(count) * (1 + 1e-12), f"SVD {out} x {count * into}, times {math.sqrt(count):.4f}")
 
     def _points(self, axis: int, fine: int) -> int:
         """How many frequencies on an axis: one where the symbol does not depend on it; all, or a grid that is coarser."""
