@@ -16,6 +16,7 @@ from certify import Model
 from certify.bounds.engine import LirpaEngine, MarginBound
 from certify.certificate import Certificate
 from certify.findings import AttackResult, parse_finding
+from certify.lipschitz.bound import Bounds
 from storage import results
 from storage.records import Job, JobState
 from tests.support.files import npz, write_job
@@ -111,6 +112,20 @@ def test_a_wrong_engine_is_caught_before_anything_is_certified(service: tuple[Se
     with place.db.read() as connection:
         shards = connection.exec_driver_sql("SELECT certifier, attempts, state FROM shards ORDER BY ix").all()
     assert [tuple(row) for row in shards if row[0] == 0] == [(0, 1, "failed")]
+
+
+def test_wrong_lipschitz_bounds_fail_the_job_and_name_both_rows(service: tuple[Service, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ended = service
+    lipschitz = {"kind": "lipschitz", "norm": "l2"}
+    assert ended({"certifiers": [lipschitz, SPEC["certifiers"][2]]}).state is JobState.SUCCEEDED
+    true = Bounds.pairwise
+    monkeypatch.setattr(Bounds, "pairwise", lambda self, label: [bound / 1000 for bound in true(self, label)])
+    monkeypatch.setattr("certify.lipschitz.certifier.smallest_margin", lambda *_, **__: float("inf"))
+    job = ended({"certifiers": [lipschitz, SPEC["certifiers"][2]], "seed": 1})
+    assert job.state is JobState.FAILED
+    sentence = job.error[0].sentence()
+    assert "certifier 0 (lipschitz, real-arithmetic) certifies example 0 as class" in sentence
+    assert "certifier 1 (attack, apgd, l2) for example 0 is at l2 distance" in sentence
 
 
 def test_sound_runs_are_not_flagged(service: tuple[Service, Any]) -> None:
