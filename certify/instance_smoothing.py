@@ -13,6 +13,7 @@ from certify.certifier import Outcome
 from certify.level_search import SIDES, Asked, Search
 from certify.model import Examples
 from certify.norms import conversion
+from certify.regions import NOT_ASKED
 from certify.sampling.ballot import Voters
 from certify.sampling.estimation import Case, Estimation, Reach, Stages, most_votes
 from certify.sampling.noise.base import Noise
@@ -25,7 +26,6 @@ from certify.statistics.sequential import Limits, Look, limits
 from certify.verdict import Verdict
 
 _SELECTOR_STAGES = Stages(Stage.SELECTOR_SELECTION, Stage.SELECTOR_ESTIMATION)
-_NOT_ASKED = "The ledger of certified regions has not been asked yet."
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class InstanceSmoothingCertifier(RadiusCertifier[InstanceSmoothingSpec]):
         outcome = self.answered(case, found, radius_from(evidence, noise, self.spec.norm, found), evidence)
         if self.spec.statement == "frozen":
             return outcome
-        return replace(outcome, reason=f"{outcome.reason or outcome.verdict.sentence} {_NOT_ASKED}")
+        return replace(outcome, reason=f"{outcome.reason or outcome.verdict.sentence} {NOT_ASKED}")
 
     # -- a selector ------------------------------------------------------------------------------------------------------------
 

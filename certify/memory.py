@@ -16,7 +16,7 @@ import numpy as np
 
 from certify.certificate import Certificate, InstanceEvidence
 from certify.projection import DIRECTIONS, shadows
-from certify.regions import Candidate, Region, Resolution
+from certify.regions import Candidate, Region, Resolution, region_of
 from certify.rounding import show_distance_upper, show_radius, step_down, step_up
 
 Array = np.ndarray[Any, Any]
@@ -149,31 +149,6 @@ class Memory:
             self._seen[len(self.regions)] = (*candidate.shadow.coordinates, candidate.shadow.reach(found.radius))
             self.regions.append(region_of(candidate, found, len(self.regions) + 1, "", certifier))
         return found
-
-
-def region_of(candidate: Candidate, found: Resolution, number: int, job: str, certifier: int) -> Region:
-    """The region that a candidate becomes.
-
-    Args:
-        candidate: the example.
-        found: its resolution, which keeps it.
-        number: of the region in its ledger.
-        job: whose certificate it is.
-        certifier: index in the job's spec.
-    """
-    assert found.answer is not None
-    return Region(
-        number=number,
-        digest=candidate.digest,
-        centre=candidate.centre,
-        answer=found.answer,
-        radius=found.radius,
-        sigma=candidate.sigma,
-        alpha=candidate.alpha,
-        job=job,
-        certifier=certifier,
-        example=candidate.example,
-    )
 
 
 def disagreeing(regions: Sequence[Region]) -> list[tuple[Region, Region]]:

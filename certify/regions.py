@@ -17,6 +17,8 @@ from certify.specs.instance import InstanceSmoothingSpec
 from certify.verdict import Verdict
 
 STATEMENT = "S2-memory"
+# What a row says until then.
+NOT_ASKED = "The ledger of certified regions has not been asked yet."
 
 How = Literal["stored", "shrunk", "answered", "abstained", "unanswered"]
 # How well and how fast the ball of an input is found; the answers that inputs get do not depend on them.
@@ -106,6 +108,31 @@ class Resolution:
 Resolve = Callable[[Candidate, Sequence[Region]], Resolution]
 
 
+def region_of(candidate: Candidate, found: Resolution, number: int, job: str, certifier: int) -> Region:
+    """The region that a candidate becomes.
+
+    Args:
+        candidate: the example.
+        found: its resolution, which keeps it.
+        number: of the region in its ledger.
+        job: whose certificate it is.
+        certifier: index in the job's spec.
+    """
+    assert found.answer is not None
+    return Region(
+        number=number,
+        digest=candidate.digest,
+        centre=candidate.centre,
+        answer=found.answer,
+        radius=found.radius,
+        sigma=candidate.sigma,
+        alpha=candidate.alpha,
+        job=job,
+        certifier=certifier,
+        example=candidate.example,
+    )
+
+
 @dataclass(frozen=True)
 class Rule:
     """Whose regions may lie in one ledger: the certifier without what only says how hard it tried, and who knew the noise.
@@ -172,6 +199,6 @@ def remembered(row: Certificate, found: Resolution, *, ledger: str | None, size:
 
 def _reason(row: Certificate, found: Resolution, size: int) -> str:
     if found.how == "unanswered":
-        return row.reason
+        return row.reason.removesuffix(NOT_ASKED).rstrip()
     kept = f"It is region {size + 1} of the ledger." if found.keeps else ""
     return " ".join(part for part in (found.reason, kept) if part)

@@ -45,6 +45,18 @@ def insert(connection: sa.Connection, tenant_id: str, job_id: str, rows: Sequenc
             connection.execute(sa.insert(table), values)
 
 
+def replace(connection: sa.Connection, tenant_id: str, job_id: str, rows: Sequence[Certificate]) -> None:
+    """Part of a transaction that changes what certificates of a job claim: each row takes the place of the one that is there."""
+    c, keys = certificates.c, ("certifier", "example")
+    mine = owned(certificates, tenant_id) & (c.job_id == job_id)
+    here = mine & (c.certifier == sa.bindparam("_certifier")) & (c.example == sa.bindparam("_example"))
+    plain = [name for name in _COLUMNS if name not in keys]
+    changed = sa.update(certificates).where(here).values({name: sa.bindparam(f"_{name}") for name in (*plain, "document")})
+    values = [{"_document": row.line(), **{f"_{name}": getattr(row, name) for name in _COLUMNS}} for row in rows]
+    if values and connection.execute(changed, values).rowcount != len(values):
+        raise ValueError(f"job {job_id} has no certificate where one was to be replaced")
+
+
 def list_certificates(db: Database, tenant_id: str, job_id: str, *, limit: int, cursor: str | None = None) -> Page[Certificate]:
     """Certificates of a job by certifier, then example."""
     documents = _documents(db, tenant_id, job_id, limit, cursor, certificates)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from certify.looks import default_looks
+from certify.norms import Norm
 from certify.specs.base import Count, ExampleRange, Frozen, Positive
 from certify.specs.smoothing import RadiusSpec, SmoothingSpec
 
@@ -108,6 +109,8 @@ class InstanceSmoothingSpec(RadiusSpec):
                 raise ValueError("search belongs to the statements frozen and memory; remove it, or statement dual")
         elif self.selector is not None:
             raise ValueError(f"selector belongs to statement dual; remove it, or statement {self.statement}")
+        if self.statement == "memory" and self.norm is not Norm.L2:
+            raise ValueError(f"norm {self.norm}: the regions of a ledger are l2 balls; remove norm, or use statement frozen or dual")
         return self
 
     @model_validator(mode="after")

@@ -11,14 +11,14 @@ import pytest
 
 from certify import memory
 from certify.memory import Memory, answering, contains, disagreeing, distance, overlap, resolve
-from certify.regions import Candidate, Region, Resolution
+from certify.regions import Candidate, Region, Resolution, region_of
 from certify.rounding import step_down, step_up
 from tests.support.regions import Pass, candidate, crowd, in_conflict, share_a_point, squared
 
 
 def region(point: list[float], answer: int, radius: float, *, number: int = 1, sigma: float = 0.5, revoked: bool = False) -> Region:
     one = candidate(point, answer, radius, sigma=sigma)
-    made = memory.region_of(one, Resolution(how="stored", answer=answer, radius=radius), number, "job_1", 0)
+    made = region_of(one, Resolution(how="stored", answer=answer, radius=radius), number, "job_1", 0)
     return replace(made, revoked=revoked)
 
 

@@ -1,0 +1,85 @@
+"""Ledgers and regions as rows: read page by page, and found by where they are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from certify.regions import Candidate, Region, Shadow
+from storage import cursors
+from storage.database import Database
+from storage.records import Page
+from storage.records_ledgers import Ledger, StoredRegion
+from storage.scoped import newest, one, owned
+from storage.tables import SHADOW, ledgers, regions
+
+_PLAIN = ("number", "digest", "centre", "answer", "radius", "sigma", "alpha", "certifier", "example")
+
+
+def list_ledgers(db: Database, tenant_id: str, *, limit: int, cursor: str | None = None, model_digest: str | None = None) -> Page[Ledger]:
+    """Newest first; those of one model if asked for."""
+    wanted = [] if model_digest is None else [ledgers.c.model_digest == model_digest]
+    with db.read() as connection:
+        rows, following = newest(connection, ledgers, tenant_id, *wanted, limit=limit, cursor=cursor)
+    return Page(items=tuple(map(_ledger, rows)), next_cursor=following)
+
+
+def get_ledger(db: Database, tenant_id: str, ledger_id: str) -> Ledger:
+    """Raises NotFound when there is none."""
+    with db.read() as connection:
+        return _ledger(one(connection, ledgers, tenant_id, ledger_id))
+
+
+def list_regions(db: Database, tenant_id: str, ledger_id: str, *, limit: int, cursor: str | None = None) -> Page[StoredRegion]:
+    """Oldest first, revoked ones among them.
+
+    Raises:
+        NotFound: there is no such ledger.
+        InputError: the limit or the cursor cannot be used.
+    """
+    behind = 0 if cursor is None else cursors.decode(cursor, "regions", int)[0]
+    mine = owned(regions, tenant_id) & (regions.c.ledger_id == ledger_id) & (regions.c.number > behind)
+    shown = [regions.c[name] for name in StoredRegion.__dataclass_fields__ if name != "job"]
+    query = sa.select(regions.c.job_id.label("job"), *shown).where(mine).order_by(regions.c.number).limit(cursors.checked(limit) + 1)
+    with db.read() as connection:
+        one(connection, ledgers, tenant_id, ledger_id)
+        rows = connection.execute(query).mappings().all()
+    following = cursors.encode("regions", rows[limit - 1]["number"]) if len(rows) > limit else None
+    return Page(items=tuple(StoredRegion(**row) for row in rows[:limit]), next_cursor=following)
+
+
+def region_values(region: Region, shadow: Shadow, reach: float) -> dict[str, Any]:
+    """The columns of a region that say what and where it is."""
+    places = dict(zip(SHADOW, shadow.coordinates, strict=True))
+    return {**{name: getattr(region, name) for name in _PLAIN}, **places, "job_id": region.job, "reach": reach}
+
+
+def near(connection: sa.Connection, ledger: Any, candidate: Candidate, largest: float) -> list[Region]:
+    """All regions of a ledger that overlap the candidate's ball or contain its centre, revoked ones too, and a few that do not.
+
+    The index is asked for one coordinate, within the largest reach of any region; what it gives, for all of them.
+
+    Args:
+        connection: of a transaction.
+        ledger: its row.
+        candidate: whose neighbours.
+        largest: at least the reach of every region.
+    """
+    c, reach = regions.c, candidate.shadow.reach(candidate.radius)
+    first, width = candidate.shadow.coordinates[0], reach + largest
+    square = sum(((c[name] - at) * (c[name] - at) for name, at in zip(SHADOW, candidate.shadow.coordinates, strict=True)), sa.literal(0.0))
+    close = c.p0.between(first - width, first + width) & (square <= (c.reach + reach) * (c.reach + reach))
+    mine = owned(regions, ledger["tenant_id"]) & (c.ledger_id == ledger["id"])
+    columns = [c[name] for name in (*_PLAIN, "job_id", "revoked_at")]
+    return [_region(row) for row in connection.execute(sa.select(*columns).where(mine & close).order_by(c.number)).mappings()]
+
+
+def _region(row: Any) -> Region:
+    return Region(**{name: row[name] for name in _PLAIN}, job=row["job_id"], revoked=row["revoked_at"] is not None)
+
+
+def _ledger(row: Any) -> Ledger:
+    plain = {name: row[name] for name in Ledger.__dataclass_fields__ if name != "rule"}
+    return Ledger(**plain, rule=json.loads(row["rule"]))
