@@ -9,9 +9,23 @@ from certify.lipschitz.support import support as lipschitz_support
 from certify.model import Model
 
 
-def model_facts(model: Model) -> ModelFacts:
-    """Facts of a model, for the API to validate specs against."""
-    graph, bounds = model.graph, model.lipschitz
+def model_facts(model: Model, *, lipschitz: bool = True) -> ModelFacts:
+    """Facts of a model, for the API to validate specs against.
+
+    Args:
+        lipschitz: with its Lipschitz bounds, which take seconds for large networks.
+    """
+    facts = _facts(model)
+    if not lipschitz:
+        return facts
+    bounds = model.lipschitz
+    # First: bounds of single tensors, asked for later, would stand among the layers.
+    rows, ends = layers(bounds), cuts(bounds)
+    return facts.model_copy(update={"layers": rows, "cuts": ends, "support": (*facts.support, *lipschitz_support(bounds, ends))})
+
+
+def _facts(model: Model) -> ModelFacts:
+    graph = model.graph
     # Votes need nothing of a model but its answers.
     voting = (
         Support(kind=kind, method=None, norm=norm, supported=True)
@@ -25,11 +39,10 @@ def model_facts(model: Model) -> ModelFacts:
         classes=graph.classes,
         parameters=graph.parameters(),
         operators=tuple(operators),
-        support=(*voting, *lipschitz_support(bounds), *bounds_support(graph)),
+        support=(*voting, *bounds_support(graph)),
         largest_tensor=graph.largest_tensor(),
         flops=graph.flops(),
-        cuts=cuts(bounds),
-        layers=layers(bounds),
+        cuts=tuple(TensorFact(name=name, shape=graph.shapes[name]) for name in graph.cuts()),
         opset=graph.opset,
         class_names=graph.class_names,
     )

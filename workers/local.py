@@ -68,7 +68,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
     model_bytes, dataset_bytes = read_file(options.model, "model"), read_file(options.data, "data")
     model = Model.from_onnx(model_bytes, _range(options.range))
     dataset = read_dataset(dataset_bytes)
-    facts, found = model_facts(model), dataset_facts(dataset)
+    facts, found = model_facts(model, lipschitz=_asks_for_lipschitz(spec)), dataset_facts(dataset)
     check(spec, facts, found, model.value_range)
     check_agreement(model, model_bytes)
     rows = spec.examples.indices(found.count)
@@ -88,6 +88,11 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
     if problems := contradicted(findings, spec, plan, lambda: model, lambda: dataset):
         raise ContradictionError(*problems)
     return findings
+
+
+def _asks_for_lipschitz(spec: Spec) -> bool:
+    """Whether a certifier rests on Lipschitz bounds, or names a tensor that is looked up among those that have one."""
+    return any(certifier.kind == "lipschitz" or getattr(certifier, "split", None) for certifier in spec.certifiers)
 
 
 def add_inputs(command: argparse.ArgumentParser) -> None:

@@ -9,18 +9,24 @@ from certify.graph.graph import Graph
 from certify.lipschitz.bound import Bounds, NoConstant
 from certify.norms import Norm
 
-# Bounds of more cuts than this, where the walk over the layers has not answered them, are not looked for.
-_ASKED = 24
+# Cuts that the walk over the layers has not answered are questions of their own: each may take seconds in a large network.
+_ASKED, _SMALL = 8, 2**28
 
 
-def support(bounds: Bounds) -> tuple[Support, ...]:
-    """Rows of the certifiers that need Lipschitz bounds; an unsupported one names the operator that has none."""
+def support(bounds: Bounds, cuts: tuple[TensorFact, ...]) -> tuple[Support, ...]:
+    """Rows of the certifiers that need Lipschitz bounds; an unsupported one names the first operator that has none."""
+    first = next((f"{row.name}: {row.reason}" for row in layers(bounds) if row.reason), "")
     try:
         bounds.at(bounds.graph.output)
         reason = ""
     except NoConstant as missing:
-        reason = next((f"{row.name}: {row.reason}" for row in layers(bounds) if row.reason), str(missing))
-    return (Support(kind="lipschitz", method=None, norm=Norm.L2, supported=not reason, reason=reason),)
+        reason = first or str(missing)
+    latent = any(cut.lipschitz is not None for cut in cuts)
+    none = first or "no tensor between input and logits lies on every path"
+    return (
+        Support(kind="lipschitz", method=None, norm=Norm.L2, supported=not reason, reason=reason),
+        Support(kind="latent-smoothing", method=None, norm=Norm.L2, supported=latent, reason="" if latent else none),
+    )
 
 
 def layers(bounds: Bounds) -> tuple[LayerFact, ...]:
@@ -44,7 +50,7 @@ def cuts(bounds: Bounds) -> tuple[TensorFact, ...]:
     graph: Graph = bounds.graph
     known = {row.output for row in bounds.layers if row.total is not None}
     open_ends = [name for name in graph.cuts() if name not in known]
-    asked = known | set(open_ends[:_ASKED])
+    asked = known | set(open_ends if graph.flops() <= _SMALL else open_ends[:_ASKED])
     return tuple(
         TensorFact(name=name, shape=graph.shapes[name], lipschitz=_bound(bounds, name) if name in asked else None) for name in graph.cuts()
     )
