@@ -22,7 +22,7 @@ MAX_ENTRIES = 2**22  # of a matrix read off a run of linear operators
 # Beyond these a linear tensor counts as if it were not: files may be hostile, and work must stay in proportion to them.
 _MAX_BASES = 8
 _MAX_ROOTS = 64
-_MAX_RUN = 256
+_MAX_RUN = 64
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Composition:
     def _walk(self, last: Mapping[str, int]) -> None:
         for place, operator in enumerate(self.graph.operators):
             self._enter(operator)
-            if operator.output in self.steps:
-                self._form(operator.output)
+            if self.roots[operator.output] == (operator.output,):
+                self.settle(operator.output)  # now, so that no later question goes back through the whole file
             else:
-                self.settle(operator.output)
+                self._form(operator.output)
             for name in set(operator.inputs):
                 if last[name] == place and name != self.graph.output:
                     self._forms.pop(name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 from operator import mul
 from typing import Any
 
@@ -206,6 +207,24 @@ def test_what_only_looks_like_sorting_is_not_taken_for_it() -> None:
         assert found.at("logits") >= math.sqrt(2.0)
 
 
+@pytest.mark.usefixtures("without_matrices")
+def test_what_is_read_twice_counts_twice() -> None:
+    """A tensor beside itself at other places, and one beside what it was sorted into."""
+    turned = [node("Transpose", "x", "t", perm=[0, 2, 1]), node("Concat", "x t", "c", axis=1), node("Flatten", "c", "logits")]
+    assert Bounds.of(graph(turned, {}, 3, 3)).at("logits") >= math.sqrt(2.0)
+    split = onnx.helper.make_node("Split", ["x", "n"], ["a", "b"], name="split", axis=1)
+    nodes = [split, node("Max", "a b", "p"), node("Min", "a b", "q"), node("Concat", "a p q", "logits", axis=1)]
+    assert Bounds.of(graph(nodes, {"n": np.array([2, 2], np.int64)}, 4)).at("logits") >= math.sqrt(2.0)
+
+
+@pytest.mark.parametrize("kind", ["Max", "Min", "Add"])
+def test_what_is_broadcast_counts_as_often_as_it_is_read(kind: str) -> None:
+    """One value against nine: where it decides all of them, they move with it."""
+    split = onnx.helper.make_node("Split", ["x", "n"], ["a", "b"], name="split", axis=1)
+    found = Bounds.of(graph([split, node(kind, "a b", "logits")], {"n": np.array([1, 9], np.int64)}, 10)).at("logits")
+    assert found >= (math.sqrt(10.0) if kind == "Add" else 3.0)
+
+
 def test_an_operator_without_a_constant_is_named_with_the_reason() -> None:
     nodes = [node("Gemm", "x w", "h"), node("Exp", "h", "e"), node("Gemm", "e w", "logits")]
     bounds = Bounds.of(graph(nodes, {"w": orthogonal(4)}, 4))
@@ -225,7 +244,7 @@ def test_an_operator_without_a_constant_is_named_with_the_reason() -> None:
 def test_a_matrix_that_is_read_off_carries_its_rounding(rows_first: bool) -> None:
     """Against exact rational arithmetic."""
     sizes = [7, 40, 30, 5 if rows_first else 20]
-    weights = [random(out, into) for into, out in zip(sizes, sizes[1:], strict=False)]
+    weights = [random(out, into) for into, out in pairwise(sizes)]
     steps, exact = [], [[Fraction(int(i == j)) for j in range(7)] for i in range(7)]
     for k, weight in enumerate(weights):
         chain = (Spread(1, weight.shape[1], 1, len(weight), lambda weight=weight: weight, 0),)
@@ -233,11 +252,8 @@ def test_a_matrix_that_is_read_off_carries_its_rounding(rows_first: bool) -> Non
         columns = list(zip(*exact, strict=True))
         exact = [[sum(map(mul, map(Fraction, map(float, row)), column)) for column in columns] for row in weight]
     block = blocks(steps, {"t0": (7,)}, "t3")["t0"]
-    off = [
-        [float(abs(Fraction(float(a)) - b)) for a, b in zip(made, truth, strict=True)]
-        for made, truth in zip(block.matrix, exact, strict=True)
-    ]
-    assert 0 < largest(np.array(off)) <= block.error < 1e-11 * largest(block.matrix)
+    off = np.abs(np.vectorize(Fraction)(block.matrix) - np.array(exact)).astype(np.float64)
+    assert 0 < largest(off) <= block.error < 1e-11 * largest(block.matrix)
 
 
 def test_weights_beyond_float64_are_refused_not_bounded() -> None:
@@ -261,6 +277,33 @@ def test_the_order_of_questions_changes_no_answer() -> None:
 def test_with_less_work_bounds_only_grow(budget: float) -> None:
     made = read_onnx(resnet(3, 8))
     assert Bounds.of(made, budget).at("logits") >= Bounds.of(made).at("logits") * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "CumSum", "Mul", "residual"])
+def test_long_files_take_no_recursion_and_little_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composition, "MAX_ENTRIES", 0)
+    weight = np.full((1, 1, 3), 0.1, np.float32)
+    weights = {"w": weight, "axis": np.array([2], np.int64), "c": np.float32(0.999)}
+    nodes, last = [], "x"
+    for k in range(700):
+        if kind == "residual":
+            nodes += [node("Relu", last, f"r{k}"), node("Mul", f"r{k} c", f"m{k}"), node("Add", f"{last} m{k}", f"t{k}")]
+        else:
+            more, attributes = {"Conv": ("w", {"pads": [1, 1]}), "CumSum": ("axis", {}), "Mul": ("c", {})}[kind]
+            nodes.append(node(kind, f"{last} {more}", f"t{k}", **attributes))
+        last = f"t{k}"
+    bounds = Bounds.of(graph([*nodes, node("Flatten", last, "logits")], weights, 1, 2))
+    assert len(bounds.layers) > 700
+    assert bounds.at("t600") > 0
+
+
+@pytest.mark.usefixtures("without_matrices")
+def test_branches_that_are_no_kernels_add_up() -> None:
+    pool = {"kernel_shape": [2], "strides": [1]}
+    nodes = [node("AveragePool", "x", "p", **pool), node("AveragePool", "x", "q", **pool), node("Add", "p q", "s")]
+    single = Bounds.of(graph([nodes[0], node("Flatten", "p", "logits")], {}, 1, 9)).at("logits")
+    double = Bounds.of(graph([*nodes, node("Flatten", "s", "logits")], {}, 1, 9)).at("logits")
+    assert double == pytest.approx(2 * single, rel=1e-9)
 
 
 def test_rows_of_a_residual_network_say_what_is_one_operator() -> None:

@@ -117,6 +117,15 @@ def test_without_work_coarser_bounds_hold() -> None:
     assert list(dict.fromkeys(seen)) == ["row and column sums", "SVD", "FFT on a grid", "FFT on a torus"]
 
 
+def test_a_grid_that_just_misses_the_peak_still_bounds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences of neighbours have their peak midway between two of three frequencies: without the whole factor this fails."""
+    monkeypatch.setattr(symbol, "_GRIDS", (3,))
+    conv = Filtered(np.array([[[1.0, -1.0]]]), (64,), (65,), (1,), (1,), (1,), (1,), 1)
+    found = kernel_norm(kernel_of(conv), Work(500.0))
+    assert found.how == "FFT on a grid of 3, times 1.1547"
+    assert largest(dense(conv)) <= found.norm == pytest.approx(2.0, rel=1e-9)
+
+
 def test_taps_side_by_side_bound_every_kernel() -> None:
     for conv in filters(100, seed=3):
         kernel = kernel_of(conv).live()
