@@ -166,10 +166,22 @@ class Composition:
 
     def _curved(self, operator: Operator) -> Total:
         """Of an operator that is not linear: its constant, times the bound of its inputs taken together."""
+        gated = self._gated(operator)
+        if gated is not None:
+            return gated
         constant = finite(operator.lipschitz())
         inputs = tuple(dict.fromkeys(operator.inputs))
         before = self._together(operator.inputs)
         return Total(up(constant * before), constant, "elementwise" if constant != 1.0 else "1 by definition", inputs)
+
+    def _gated(self, operator: Operator) -> Total | None:
+        """Of x times a gate of the same x, as exporters write SiLU; null for all others."""
+        for base in operator.inputs if operator.multiplies else ():
+            (other,) = set(operator.inputs) - {base}
+            maker = self.makers.get(other)
+            if maker is not None and maker.inputs == (base,) and maker.shape == self._shape(base) and math.isfinite(maker.gate):
+                return Total(up(maker.gate * self._total(base)), maker.gate, f"one function with {maker.name}", (base,))
+        return None
 
     def _together(self, inputs: tuple[str, ...]) -> float:
         """At least the constant of several tensors side by side, each as often as it is named."""

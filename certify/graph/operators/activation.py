@@ -112,6 +112,10 @@ class Activation(Operator):
         raise self.no_constant(_WITHOUT[self.type])
 
     @property
+    def gate(self) -> float:
+        return _SWISH if self.type == "Sigmoid" else math.inf
+
+    @property
     def unbounded(self) -> str:
         return "" if self.type in _BOUNDED else super().unbounded
 
@@ -184,6 +188,11 @@ class Parametric(Operator):
             "Swish": _SWISH,
         }
         return slopes[self.type]
+
+    @property
+    def gate(self) -> float:
+        """x * clip(a x + b, 0, 1) has the slopes 0 and 1 outside, and -b to 2 - b between, whatever a is."""
+        return max(1.0, abs(self.parameters[1]), abs(2.0 - self.parameters[1])) * (1 + 1e-12) if self.type == "HardSigmoid" else math.inf
 
     @property
     def unbounded(self) -> str:

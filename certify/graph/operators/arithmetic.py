@@ -191,8 +191,16 @@ class Arithmetic(Broadcast):
 
     @property
     def extreme(self) -> int:
-        plain = len(self.views) == len(set(self.inputs)) == 2 and not self.weights and not self.widens
-        return {"Max": 1, "Min": -1}.get(self.type, 0) if plain else 0
+        return {"Max": 1, "Min": -1}.get(self.type, 0) if self._two else 0
+
+    @property
+    def multiplies(self) -> bool:
+        return self.type == "Mul" and self._two
+
+    @property
+    def _two(self) -> bool:
+        """Of two different data tensors, neither of them broadcast."""
+        return len(self.views) == len(set(self.inputs)) == 2 and not self.weights and not self.widens
 
     @property
     def unbounded(self) -> str:

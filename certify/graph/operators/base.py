@@ -202,6 +202,16 @@ class Operator(ABC):
         """1 for the larger of two inputs at each place, -1 for the smaller, else 0: a pair of both sorts, which moves no distance."""
         return 0
 
+    @property
+    def gate(self) -> float:
+        """The largest slope of x times this function of x, elementwise; infinite when none is known."""
+        return math.inf
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether it is the product of two data tensors of its own shape."""
+        return False
+
     def no_constant(self, reason: str) -> NoConstant:
         return NoConstant(self.name, f"{self.type}: {reason}")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from certify.graph.module import GraphModule
 from certify.graph.operators import Operator
 from certify.graph.reader import read_onnx
 from certify.lipschitz.bound import Bounds, NoConstant
@@ -89,6 +90,27 @@ def test_what_jumps_or_has_no_steepest_slope_is_refused(kind: str) -> None:
 def test_a_shrink_that_jumps_is_refused(attributes: dict[str, float]) -> None:
     with pytest.raises(NoConstant, match="jumps"):
         one("Shrink", **attributes).lipschitz()
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        ("Sigmoid", {}),
+        ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+        ("HardSigmoid", {"alpha": -2.0, "beta": -1.5}),
+        ("HardSigmoid", {"beta": 3.0}),
+    ],
+)
+def test_a_tensor_times_its_own_gate_is_one_function(kind: str, attributes: dict[str, float]) -> None:
+    """SiLU as two nodes; a gate that another tensor opens is a product and refused."""
+    gate = node(kind, "x", "g", **attributes)
+    made = read_onnx(model_bytes([gate, node("Mul", "g x", "logits")], {}, input_shape=("batch", 2)))
+    x = torch.linspace(-15, 15, 300_001, dtype=torch.float64)[:, None].expand(-1, 2)
+    slopes = (GraphModule(made, torch.float64)(x)[:, 0].diff() / x[:, 0].diff()).abs()
+    assert float(slopes.max()) <= Bounds.of(made).at("logits") * (1 + 1e-9) <= float(slopes.max()) * (1 + 1e-3)
+    apart = [node("Neg", "x", "n"), node("Relu", "n", "r"), node(kind, "r", "g", **attributes), node("Mul", "g x", "logits")]
+    with pytest.raises(NoConstant, match="product of two data"):
+        Bounds.of(read_onnx(model_bytes(apart, {}, input_shape=("batch", 2)))).at("logits")
 
 
 def test_softmax_and_its_logarithm_reach_their_constants() -> None:
