@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from certify.certificate import Certificate, InstanceEvidence
 from certify.projection import DIRECTIONS, shadows
-from certify.regions import Candidate, Region, Resolution, region_of
+from certify.regions import STATEMENT, Candidate, Region, Resolution, in_order, region_of, remembered, withdrawn
 from certify.rounding import show_distance_upper, show_radius, step_down, step_up
 
 Array = np.ndarray[Any, Any]
@@ -98,30 +98,31 @@ def answering(centre: bytes, near: Iterable[Region]) -> Region | None:
 
 
 def candidates(
-    rows: Sequence[Certificate],
-    x: Array,  # (N, *input), float32
-) -> list[Candidate]:
+    rows: Iterable[Certificate],
+    x: Callable[[Sequence[int]], Array],  # examples -> (N, *input), float32
+) -> Iterator[Candidate]:
     """What the rows of one certifier ask of a ledger, in their order; rows without votes ask nothing.
 
     Args:
-        rows: one for each input.
-        x: the inputs.
+        rows: of one certifier.
+        x: the inputs of some examples.
     """
-    exact = np.ascontiguousarray(x, "<f4")
-    return [
-        Candidate(
-            example=row.example,
-            digest=hashlib.sha256(point.tobytes()).hexdigest(),
-            centre=point.tobytes(),
-            answer=row.prediction if row.radius > 0 else None,
-            radius=row.radius,
-            sigma=row.evidence.sigma,
-            alpha=row.alpha or 0.0,
-            shadow=shadow,
-        )
-        for row, point, shadow in zip(rows, exact, shadows(exact), strict=True)
-        if isinstance(row.evidence, InstanceEvidence)
-    ]
+    voted = [row for row in rows if isinstance(row.evidence, InstanceEvidence)]
+    for first in range(0, len(voted), _AT_ONCE):
+        part = voted[first : first + _AT_ONCE]
+        points = np.ascontiguousarray(x([row.example for row in part]), "<f4")
+        for row, point, shadow in zip(part, points, shadows(points), strict=True):
+            assert isinstance(row.evidence, InstanceEvidence)
+            yield Candidate(
+                example=row.example,
+                digest=hashlib.sha256(point.tobytes()).hexdigest(),
+                centre=point.tobytes(),
+                answer=row.prediction if row.radius > 0 else None,
+                radius=row.radius,
+                sigma=row.evidence.sigma,
+                alpha=row.alpha or 0.0,
+                shadow=shadow,
+            )
 
 
 class Memory:
@@ -137,6 +138,21 @@ class Memory:
         apart = np.linalg.norm(seen[:, :-1] - candidate.shadow.coordinates, axis=1)
         close = apart <= seen[:, -1] + candidate.shadow.reach(candidate.radius)
         return [self.regions[i] for i in np.flatnonzero(close).tolist()]
+
+    def take(self, rows: Sequence[Certificate], asked: Iterable[Candidate], certifier: int) -> list[Certificate]:
+        """The rows of one certifier as the ledger leaves them.
+
+        Args:
+            rows: of the sampling.
+            asked: candidates of those that have votes, in the order of the examples.
+            certifier: index in the spec.
+        """
+        found, revoked = {row.example: row for row in rows}, dict[int, str]()
+        for candidate in in_order(asked):
+            size, resolution = len(self.regions), self.add(candidate, certifier)
+            found[candidate.example] = remembered(found[candidate.example], resolution, ledger=None, size=size)
+            revoked |= dict.fromkeys((region.number for region in resolution.revokes), resolution.reason)
+        return [withdrawn(row, revoked).model_copy(update={"statement": STATEMENT}) for row in found.values()]
 
     def add(self, candidate: Candidate, certifier: int) -> Resolution:
         """Resolve one more candidate, which sees those before it; what it keeps is a region from now on."""

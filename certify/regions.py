@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,6 +108,20 @@ class Resolution:
 Resolve = Callable[[Candidate, Sequence[Region]], Resolution]
 
 
+def in_order(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    """The same, examples ascending; what comes of them depends on it.
+
+    Raises:
+        ValueError: they come in another order.
+    """
+    last = -1
+    for candidate in candidates:
+        if candidate.example <= last:
+            raise ValueError(f"example {candidate.example} comes behind example {last}")
+        last = candidate.example
+        yield candidate
+
+
 def region_of(candidate: Candidate, found: Resolution, number: int, job: str, certifier: int) -> Region:
     """The region that a candidate becomes.
 
@@ -195,6 +209,22 @@ def remembered(row: Certificate, found: Resolution, *, ledger: str | None, size:
         "evidence": row.evidence.model_copy(update={"memory": note}),
     }
     return Certificate(**{**dict(row), **claimed})
+
+
+def withdrawn(row: Certificate, revoked: Mapping[int, str]) -> Certificate:
+    """The row, or an abstention where the region that it leans on was revoked later in the same pass.
+
+    Args:
+        row: from `remembered`.
+        revoked: why, by the number of the region.
+    """
+    note = row.evidence.memory if isinstance(row.evidence, InstanceEvidence) else None
+    leans = None if note is None else note.region or (note.by if note.how == "answered" else None)
+    if leans is None or leans not in revoked:
+        return row
+    claimed = {"prediction": None, "correct": False, "verdict": Verdict.ABSTAINED, "radius": 0.0}
+    reason = f"Region {leans} was revoked in the same pass. {revoked[leans]}"
+    return Certificate(**{**dict(row), **claimed, "reason": reason})
 
 
 def _reason(row: Certificate, found: Resolution, size: int) -> str:

@@ -7,14 +7,14 @@ ledger's row is alone with it, examples come in their order, and each sees the r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from certify.certificate import Certificate
-from certify.regions import STATEMENT, Candidate, Resolution, Resolve, Rule, region_of, remembered
+from certify.regions import STATEMENT, Candidate, Resolution, Resolve, Rule, in_order, region_of, remembered, withdrawn
 from storage import audit, results
 from storage.database import Database, held, insert_once
 from storage.errors import NotFound
@@ -28,8 +28,9 @@ from storage.tables import certificates, jobs, ledger_passes, ledgers, regions, 
 def apply(db: Database, tenant_id: str, job_id: str, certifier: int, rule: Rule, candidates: Iterable[Candidate], resolve: Resolve) -> bool:
     """Take one certifier of a job through its ledger: new regions, and the rows as the ledger leaves them, in one transaction.
 
-    True when that was done now. False, and nothing is changed, when it was done before, when the job is not being finalised, or when not
-    all of its shards are done: what is incomplete leaves no region, since the job that repeats it must find the ledger as this one did.
+    It is true when that was done now. It is false, and nothing is changed, when it was done before, when the job is not being finalised,
+    or when not all of its shards are done: what is incomplete leaves no region, since the job that repeats it must find the ledger as
+    this one did.
 
     Args:
         db: where.
@@ -37,7 +38,7 @@ def apply(db: Database, tenant_id: str, job_id: str, certifier: int, rule: Rule,
         job_id: a job of which all rows are there.
         certifier: index in its spec.
         rule: of the ledger; it is made when it is not there.
-        candidates: of the rows that have votes.
+        candidates: of the rows that have votes, in the order of the examples; read one at a time.
         resolve: decides what becomes of one beside the regions near it.
     """
     with db.begin() as connection:
@@ -48,10 +49,11 @@ def apply(db: Database, tenant_id: str, job_id: str, certifier: int, rule: Rule,
         ledger = _hold(connection, tenant_id, job["model_digest"], rule, now)
         run = _Pass(connection, ledger, job_id, certifier, now, ledger["regions"], ledger["largest_reach"])
         rows = _rows(connection, tenant_id, job_id, certifier)
-        for candidate in sorted(candidates, key=lambda asked: asked.example):
+        for candidate in in_order(candidates):
             size, found = run.size, run.add(candidate, resolve)
             rows[candidate.example] = remembered(rows[candidate.example], found, ledger=ledger["id"], size=size)
-        results.replace(connection, tenant_id, job_id, [row.model_copy(update={"statement": STATEMENT}) for row in rows.values()])
+        claimed = [withdrawn(row, run.revoked).model_copy(update={"statement": STATEMENT}) for row in rows.values()]
+        results.replace(connection, tenant_id, job_id, claimed)
         _raise(connection, ledger, regions=run.size, largest_reach=run.largest)
         passed = {"job_id": job_id, "certifier": certifier, "tenant_id": tenant_id, "ledger_id": ledger["id"], "created_at": now}
         connection.execute(sa.insert(ledger_passes).values(**passed, version=ledger["version"] + 1))
@@ -85,11 +87,13 @@ class _Pass:
     now: datetime
     size: int
     largest: float
+    revoked: dict[int, str] = field(default_factory=dict)
 
     def add(self, candidate: Candidate, resolve: Resolve) -> Resolution:
         found = resolve(candidate, near(self.connection, self.ledger, candidate, self.largest))
         for region in found.revokes:
             _revoke(self.connection, self.ledger, region.number, found.reason, self.now, audit.SERVER)
+            self.revoked[region.number] = found.reason
         if found.keeps:
             self._store(candidate, found)
         return found

@@ -18,19 +18,18 @@ from types import FrameType
 import structlog
 
 from certify import Model
-from certify.curves import report
 from certify.errors import AssayError, Cancelled, Problem
 from certify.facts import DatasetFacts, ModelFacts
-from storage import catalog, jobs, results, shards
+from storage import catalog, jobs, shards
 from storage.artifacts import Artifacts
 from storage.database import Database
-from storage.errors import LostLease
+from storage.errors import Busy, LostLease
 from storage.logs import configure
 from storage.records import InspectionLease, ShardLease
 from workers.beside import beside
 from workers.datasets import read_dataset
 from workers.executor import Answer, Executor, LocalExecutor, failure
-from workers.finalize import contradicted
+from workers.finalize import concluded
 from workers.plan import plan_job
 from workers.sandbox import inspect
 from workers.settings import WorkerSettings
@@ -195,17 +194,15 @@ class Dispatcher:
         if job is None:
             return
         try:
-            findings = list(results.iter_findings(self.db, job.tenant_id, job.id))
-            made = report(findings, job.spec)
             value_range = catalog.get_model(self.db, job.tenant_id, job.model_id).value_range
-            assert job.plan is not None
-            wrong = contradicted(
-                findings,
-                job.spec,
-                job.plan,
+            made, wrong = concluded(
+                self.db,
+                job,
                 lambda: Model.from_onnx(self.fetch(job.model_digest), value_range),
-                lambda: read_dataset(self.fetch(job.dataset_digest)),
+                functools.lru_cache(maxsize=1)(lambda: read_dataset(self.fetch(job.dataset_digest))),
             )
+        except Busy:
+            raise  # it is no fault of the job
         except Exception as error:
             problem = Problem(field="report", detail=f"could not be made: {type(error).__name__}: {error}", mend="see the dispatcher's log")
             jobs.fail_job(self.db, job.id, [problem])

@@ -25,7 +25,7 @@ from workers.agreement import check_agreement, recheck
 from workers.command import Parser, answered, read_file, whole_file, wrong
 from workers.datasets import dataset_facts, read_dataset
 from workers.facts import model_facts
-from workers.finalize import contradicted
+from workers.finalize import contradicted, remembered_here
 from workers.plan import plan_job
 from workers.settings import WorkerSettings
 from workers.versions import versions
@@ -83,7 +83,8 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
         on_progress=pace.tell,
     )
     examples = Examples(tuple(rows), dataset.x[list(rows)], dataset.y[list(rows)])
-    findings = _write(Path(options.out), recheck(model, model_bytes, certify(model, examples, spec, run)))
+    sampled = recheck(model, model_bytes, certify(model, examples, spec, run))
+    findings = _write(Path(options.out), remembered_here(sampled, spec, dataset))
     pace.close()
     if problems := contradicted(findings, spec, plan, lambda: model, lambda: dataset):
         raise ContradictionError(*problems)

@@ -30,12 +30,23 @@ def test_a_pass_leaves_what_the_rules_leave_in_one_process(books: Books) -> None
     asked = crowd(4, 120, dimension=4)
     job = books.sampled(asked, parts=3)
     assert {row.statement for row in books.rows(job)} == {"S1-frozen"}
-    assert books.take(job, list(reversed(asked)))  # the order is that of the examples, however they are handed in
+    with pytest.raises(ValueError, match="comes behind"):
+        books.take(job, list(reversed(asked)))
+    assert books.take(job, asked)
 
     alone = Pass.of(asked)
     assert [replace(one, job="") for one in books.regions()] == alone.memory.regions
     assert in_conflict(books.regions()) == []
+    revoked = {one.number for one in books.regions() if one.revoked}
+    assert revoked
+    withdrawn = 0
     for one, found, row in zip(asked, alone.found, books.rows(job), strict=True):
+        if "was revoked in the same pass" in row.reason:
+            note = row.evidence.memory  # type: ignore[union-attr]
+            assert {note.region, note.by} & revoked  # type: ignore[union-attr]
+            assert (row.statement, row.prediction, row.radius, row.verdict) == ("S2-memory", None, 0.0, Verdict.ABSTAINED)
+            withdrawn += 1
+            continue
         assert (row.statement, row.prediction, row.radius) == ("S2-memory", found.answer, found.radius)
         assert row.verdict is (Verdict.ABSTAINED if found.answer is None else Verdict.CERTIFIED)
         assert row.correct == (found.answer == 0)
@@ -43,6 +54,7 @@ def test_a_pass_leaves_what_the_rules_leave_in_one_process(books: Books) -> None
         assert (note.how, note.own_prediction, note.own_radius) == (found.how, one.answer, one.radius)  # type: ignore[union-attr]
         assert note.by == (found.by.number if found.by else None)  # type: ignore[union-attr]
         assert "not been asked" not in row.reason
+    assert withdrawn >= len(revoked)
     ledger_now = books.ledger()
     assert (ledger_now.regions, ledger_now.version) == (len(alone.memory.regions), 1)
     assert ledger_now.rule["sigmas"] == [0.25, 0.5]
