@@ -64,6 +64,17 @@ def test_linear_models_are_exact_and_so_are_differences_of_their_logits() -> Non
     assert all(found >= truth for found, truth in zip(bounds.pairwise(2), exact, strict=True))
 
 
+def test_differences_of_logits_that_read_two_tensors_count_both() -> None:
+    """Where x is positive, relu(x) is x: the rows of both add up."""
+    weight = random(3, 5)
+    nodes = [node("Relu", "x", "r"), node("Gemm", "r w", "p", transB=1), node("Gemm", "x w", "q", transB=1), node("Add", "p q", "logits")]
+    bounds = Bounds.of(graph(nodes, {"w": weight}, 5))
+    truth = 2 * np.linalg.norm(weight[1].astype(np.float64) - weight, axis=1)
+    assert all(found >= exact for found, exact in zip(bounds.pairwise(1), truth, strict=True))
+    np.testing.assert_allclose(bounds.pairwise(1), truth, rtol=1e-8)
+    assert bounds.at("logits") == pytest.approx(2 * norm(weight), rel=1e-8)
+
+
 @pytest.mark.parametrize(("scale", "std", "truth"), [(1.0, None, 1.0), (3.0, None, 3.0), (1.0, 0.2, 5.0)])
 def test_orthogonal_models_have_the_constant_that_they_are_scaled_by(scale: float, std: float | None, truth: float) -> None:
     weight = np.eye(12, dtype=np.float32)[RNG.permutation(12)] * np.float32(scale)
@@ -304,6 +315,9 @@ def test_branches_that_are_no_kernels_add_up() -> None:
     single = Bounds.of(graph([nodes[0], node("Flatten", "p", "logits")], {}, 1, 9)).at("logits")
     double = Bounds.of(graph([*nodes, node("Flatten", "s", "logits")], {}, 1, 9)).at("logits")
     assert double == pytest.approx(2 * single, rel=1e-9)
+    # With its mean added everywhere, what is the same everywhere doubles.
+    mean = [node("ReduceMean", "x", "m", axes=[1]), node("Add", "x m", "logits")]
+    assert Bounds.of(graph(mean, {}, 9)).at("logits") == pytest.approx(2.0, rel=1e-9)
 
 
 def test_rows_of_a_residual_network_say_what_is_one_operator() -> None:
