@@ -64,6 +64,15 @@ class LatentEvidence(SmoothingEvidence):
     value_error: Annotated[float, Field(ge=0)]
 
 
+class CorrectedEvidence(SmoothingEvidence):
+    """Votes under the level that sigma(x) has at this input, where `semi_elasticity` bounds how fast sigma(x) changes.
+
+    |log sigma(x) - log sigma(x')| <= semi_elasticity * ||x - x'||_2 was declared for all x', not checked.
+    """
+
+    semi_elasticity: Annotated[float, Field(ge=0)]
+
+
 class Tried(Frozen):
     """One point of a search: a level, and the most votes that a class got there."""
 
@@ -207,7 +216,7 @@ class LipschitzEvidence(Frozen):
     copies: ClassVar[int] = 0
 
 
-Voted = LatentEvidence | InstanceEvidence | SmoothingEvidence | PredictionEvidence | SplittingEvidence
+Voted = LatentEvidence | InstanceEvidence | CorrectedEvidence | SmoothingEvidence | PredictionEvidence | SplittingEvidence
 Evidence = Voted | BoundsEvidence | LipschitzEvidence
 
 

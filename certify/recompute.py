@@ -59,7 +59,7 @@ def recompute(
     evidence = certificate.evidence
     if not recomputable(certificate) or not isinstance(evidence, SmoothingEvidence) or certificate.alpha is None:
         return certificate
-    _check(certificate, evidence, certificate.alpha)
+    check_evidence(certificate, evidence, certificate.alpha)
     members = _members(evidence, error_rate, family)
     level = _level(certificate.alpha, evidence.family, members, alpha)
     bound = bound or evidence.bound
@@ -141,8 +141,12 @@ def _selected(selector: SelectorEvidence, level: float, bound: Bound, members: i
     )
 
 
-def _check(certificate: Certificate, evidence: SmoothingEvidence, alpha: float) -> None:
-    """Evidence that does not give the stored radius at the stored alpha is not its evidence: a lost dimension makes radii too large."""
+def check_evidence(certificate: Certificate, evidence: SmoothingEvidence, alpha: float) -> None:
+    """Evidence that does not give the stored radius at the stored alpha is not its evidence: a lost dimension makes radii too large.
+
+    Raises:
+        InputError: it is not.
+    """
     selector = _selector_of(certificate, evidence)
     if not (_one_run(evidence) or (selector is not None and _not_asked(evidence))):
         raise InputError.at("evidence", "its looks and counts are not those of one run", "use the line as it was written")

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from certify.certificate import InstanceEvidence, LatentEvidence, SmoothingEvidence
+from certify.certificate import CorrectedEvidence, InstanceEvidence, LatentEvidence, SmoothingEvidence
 from certify.certifier import Outcome
+from certify.corrected import corrected_radius
 from certify.model import Examples
 from certify.norms import Norm, conversion
 from certify.rounding import show_distance_upper, show_radius, step_down
@@ -177,6 +178,9 @@ def radius_from(evidence: SmoothingEvidence, noise: Noise, norm: Norm, found: Li
     radius = noise.radius(found.pA_lower, found.pB_upper)
     if isinstance(evidence, LatentEvidence):
         radius = carried(radius, evidence.lipschitz_upper, evidence.value_error)
+    if isinstance(evidence, CorrectedEvidence):
+        level = min(evidence.sigma, float(np.float32(evidence.sigma)))
+        radius = min(radius, corrected_radius(level, found.pA_lower, evidence.dimension, evidence.semi_elasticity))
     if isinstance(evidence, InstanceEvidence) and evidence.selector is not None:
         radius = min(radius, evidence.selector.selector_radius)
     return max(0.0, step_down(radius / conversion(noise.norm, norm, evidence.dimension)))

@@ -1,4 +1,4 @@
-"""Radii from stored votes at another alpha, bound or error rate: `python -m workers.recompute ...`, behind `assay recompute`."""
+"""Radii again from stored votes, with other settings or for another claim: `python -m workers.recompute`, behind `assay recompute`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from certify.certificate import Certificate
+from certify.correction import check_semi_elasticity, correct
 from certify.curves import accuracy_at
 from certify.errors import InputError, problems_of
 from certify.exit_codes import Exit, Requirement, check_gates
 from certify.findings import ATTACK, AttackResult, parse_finding
-from certify.recompute import check_alpha, recomputable, recompute
+from certify.recompute import LABEL, check_alpha, recompute
 from certify.rounding import show_radius, show_share
 from certify.verdict import Verdict
 from workers.command import Parser, answered, read_file, whole_file, wrong
@@ -48,23 +49,36 @@ def _recompute(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="assay recompute",
-        description="Radii from stored votes at another alpha, bound or error rate; no model, no sampling. The result is exploratory.",
+        description="Radii from stored votes at another alpha, bound or error rate; no model, no sampling. The result is exploratory, but"
+        " for --semi-elasticity alone, which makes other claims of the same votes.",
     )
     parser.add_argument("--results", required=True, metavar="results.jsonl", help="from assay certify --out or assay job results")
     parser.add_argument("--out", required=True, metavar="new.jsonl")
     parser.add_argument("--alpha", type=float, help="error level, before it is divided among certificates that share it")
     parser.add_argument("--bound", choices=["one-sided", "top-two"])
     parser.add_argument("--error-rate", choices=["per-example", "family-wise"])
+    parser.add_argument(
+        "--semi-elasticity",
+        type=float,
+        metavar="R",
+        help="of the rule that gives each input its sigma: the radii are those of that rule, not of a constant sigma",
+    )
     parser.add_argument("--require", action="append", default=[], metavar="SHARE@RADIUS", help="a gate on certified accuracy")
     return parser
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    if options.alpha is None and options.bound is None and options.error_rate is None:
-        raise wrong("alpha", "nothing to change was given", "give --alpha, --bound or --error-rate")
+    if not _exploratory(options) and options.semi_elasticity is None:
+        raise wrong("alpha", "nothing to change was given", "give --alpha, --bound, --error-rate or --semi-elasticity")
     check_alpha(options.alpha)
+    check_semi_elasticity(options.semi_elasticity)
     if Path(options.out).resolve() == Path(options.results).resolve():
         raise wrong("out", "is the file of the results, which would be lost", "write to another file")
+
+
+def _exploratory(options: argparse.Namespace) -> bool:
+    """Whether something is chosen anew that had to be chosen before the votes."""
+    return any(value is not None for value in (options.alpha, options.bound, options.error_rate))
 
 
 def _read(data: bytes) -> list[tuple[int, Row]]:
@@ -113,11 +127,17 @@ def _recomputed(rows: Sequence[tuple[int, Row]], options: argparse.Namespace) ->
             found.append(row)  # it claims nothing that alpha could change
             continue
         try:
-            found.append(recompute(row, alpha=options.alpha, bound=options.bound, error_rate=options.error_rate, family=family))
+            found.append(_again(row, options, family))
         except InputError as error:
             problem = error.problems[0]
             raise wrong("results", f"line {number}: {problem.field}: {problem.detail}", problem.mend) from None
     return found
+
+
+def _again(row: Certificate, options: argparse.Namespace, family: int) -> Certificate:
+    if _exploratory(options):
+        row = recompute(row, alpha=options.alpha, bound=options.bound, error_rate=options.error_rate, family=family)
+    return row if options.semi_elasticity is None else correct(row, options.semi_elasticity)
 
 
 def _by_certifier(pairs: Pairs) -> list[Pairs]:
@@ -135,14 +155,18 @@ def _summary(pairs: Pairs) -> None:
         return
     old, new = changed[0]
     kept = f", {len(pairs) - len(changed)} without votes kept" if len(changed) < len(pairs) else ""
-    sys.stderr.write(f"{title}{len(changed)} certificates recomputed{kept}; exploratory, statement {new.statement}\n")
+    sys.stderr.write(f"{title}{len(changed)} certificates recomputed{kept}; {_mark(changed)}statement {new.statement}\n")
     sys.stderr.write(f"  alpha of each {old.alpha:g} -> {new.alpha:g}, bound {_bound(old)} -> {_bound(new)}\n")
     for name, *cells in _table(pairs):
         sys.stderr.write(f"  {name:<26}" + "".join(f"{cell:>10}" for cell in cells) + "\n")
 
 
 def _changed(pairs: Pairs) -> Pairs:
-    return [pair for pair in pairs if recomputable(pair[0])]
+    return [(old, new) for old, new in pairs if new is not old]
+
+
+def _mark(changed: Pairs, mark: str = "exploratory, ") -> str:
+    return mark if any(new.statement.endswith(LABEL) for _, new in changed) else ""
 
 
 def _bound(certificate: Certificate) -> str:
@@ -154,7 +178,7 @@ def _table(pairs: Pairs) -> Iterator[tuple[str, ...]]:
     radii = _radii((*old, *new))
     yield "certified accuracy at", *(show_radius(radius) for radius in radii)
     yield "before", *(show_share(accuracy_at(old, radius)) for radius in radii)
-    yield "recomputed (exploratory)", *(show_share(accuracy_at(new, radius)) for radius in radii)
+    yield f"recomputed{_mark(pairs, ' (exploratory)')}", *(show_share(accuracy_at(new, radius)) for radius in radii)
 
 
 def _radii(rows: Sequence[Certificate]) -> Sequence[float]:
@@ -179,7 +203,7 @@ def _code(requirements: Sequence[Requirement], groups: Sequence[Pairs]) -> Exit:
 
 def _gate(requirement: Requirement, pairs: Pairs) -> bool:
     [gate] = check_gates([requirement], [new for _, new in pairs])
-    sys.stderr.write(f"{'exploratory: ' if _changed(pairs) else ''}{gate.sentence}\n")
+    sys.stderr.write(f"{_mark(_changed(pairs), 'exploratory: ')}{gate.sentence}\n")
     return gate.passed
 
 

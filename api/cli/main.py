@@ -100,7 +100,7 @@ def predict(context: typer.Context) -> None:
 
 @app.command("recompute", context_settings=PASS_ON, rich_help_panel=ALONE)
 def recompute(context: typer.Context) -> None:
-    """Radii again from stored votes, exploratory: --results results.jsonl --out new.jsonl [--alpha A] [--bound B] [--error-rate E]."""
+    """Radii again from stored votes, without a model: --results results.jsonl --out new.jsonl with --alpha, --bound or --error-rate."""
     become("workers.recompute", *context.args)
 
 

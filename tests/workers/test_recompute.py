@@ -183,7 +183,7 @@ def test_a_bad_file_is_one_sentence(name: str, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (("--require", "0@0"), "alpha: nothing to change was given; give --alpha, --bound or --error-rate"),
+        (("--require", "0@0"), "alpha: nothing to change was given; give --alpha, --bound, --error-rate or --semi-elasticity"),
         (("--alpha", "0.5"), "alpha: input should be less than 0.5, got 0.5"),
         (("--alpha", "1e-11"), "alpha: input should be greater than or equal to"),
         (("--alpha", "nan"), "alpha: input should be"),
