@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from statistics import median_low
 
-from certify.certificate import BoundsEvidence, Certificate, InstanceEvidence
+from certify.certificate import BoundsEvidence, Certificate, InstanceEvidence, LatentEvidence
 from certify.findings import AttackResult
 from certify.report import AttackPoint, AttackReport, CertifierReport, CurvePoint, Report
-from certify.spec import BoundsSpec, CertifierSpec, PredictSpec, RadiusSpec, Spec, decided_radii
+from certify.rounding import show_distance_upper
+from certify.spec import BoundsSpec, CertifierSpec, PredictingSpec, RadiusSpec, Spec, decided_radii
 from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
 
@@ -77,6 +78,7 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
         bound=getattr(evidence, "bound", None),
         radii=decided,
         samples=_copies(rows),
+        seconds=sum(row.seconds for row in rows) / count,
         examples=count,
         correct=sum(row.correct for row in rows),
         verdicts=dict(sorted(Counter(row.verdict for row in rows).items())),
@@ -86,8 +88,18 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
         average_radius=sum(radii) / count if decided is None else None,
         largest_radius=max(radii) if decided is None else None,
         at_cap=sum(isinstance(row.evidence, BoundsEvidence) and row.evidence.at_cap for row in rows),
-        note=" ".join(part for part in (note, also, _levels(rows)) if part),
+        note=" ".join(part for part in (note, also, _levels(rows), _behind(first)) if part),
     )
+
+
+def _behind(row: Certificate) -> str:
+    """What stands before the noise, when it is not the input."""
+    found = row.evidence
+    if not isinstance(found, LatentEvidence):
+        return ""
+    constant = show_distance_upper(found.lipschitz_upper)
+    where = f"Noise is added at {found.split!r}, in whose units sigma is"
+    return f"{where}; radii of that space are divided by {constant}, a bound of what the encoder stretches distances by."
 
 
 def _statement(rows: Sequence[Certificate], first: Certificate) -> tuple[str, str]:
@@ -156,7 +168,7 @@ def _decided(spec: CertifierSpec) -> tuple[tuple[float, ...] | None, str]:
     radii, note = decided_radii(spec), ""
     if isinstance(spec, BoundsSpec):
         note = "Verified at one given epsilon: the radii are decisions at that epsilon, not largest radii."
-    elif isinstance(spec, PredictSpec):
+    elif isinstance(spec, PredictingSpec):
         note = "Smoothed predictions: the answers hold at the inputs themselves, no radius is claimed."
     elif isinstance(spec, RadiusSpec):
         note = "Decided at the given radii only: no average, median or histogram of radii follows from these rows."

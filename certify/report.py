@@ -27,7 +27,8 @@ class CertifierReport(Frozen):
     """One certifier of the job. The curve is a step function that holds each value up to and including its radius.
 
     Where only given `radii` were decided, the curve has those radii alone, and median, average and largest radius are null: no statistic
-    of radii is drawn from decisions. `samples` is the mean number of noisy copies of an example, selection included.
+    of radii is drawn from decisions. `samples` is the mean number of noisy copies of an example, selection included, and `seconds` the mean
+    time that one took on the machine it ran on.
     """
 
     certifier: int
@@ -41,6 +42,7 @@ class CertifierReport(Frozen):
     bound: str | None = None
     radii: tuple[float, ...] | None = None
     samples: float | None = None
+    seconds: float | None = None
     examples: int
     correct: int
     verdicts: dict[Verdict, int]

@@ -77,12 +77,24 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outc
         dataset=dataset,
         spec=json.dumps(job.spec.model_dump(mode="json"), indent=2),
         sections=sections,
+        beside=[certifier for certifier in report.certifiers if certifier.reaches],
         charts=charts,
         attacks=[{"report": attack, "rows": attacked(attack)} for attack in report.attacks],
         layers=breakdown(job.spec, model.facts),
         outcomes=outcomes,
         partial=job.progress.certificates_done < job.progress.certificates_total,
     )
+
+
+def duration(seconds: float | None) -> str:
+    """A time as text with three digits; empty when it was not kept."""
+    if seconds is None:
+        return ""
+    unit, scale = next(((unit, scale) for unit, scale in (("s", 1.0), ("ms", 1e3)) if seconds * scale >= 1.0), ("µs", 1e6))
+    return f"{seconds * scale:.3g} {unit}"
+
+
+_environment.globals["duration"] = duration
 
 
 def _chart(norm: str, sections: Sequence[dict[str, Any]], attacks: Sequence[AttackReport]) -> dict[str, Any]:

@@ -70,14 +70,14 @@ def main(folder: Path) -> None:
         torch.onnx.export(
             model,
             (torch.zeros(1, 1, 8, 8),),
-            str(folder / "digits.onnx"),
+            str(folder / "model.onnx"),
             input_names=["pixels"],
             output_names=["logits"],
             dynamic_axes={"pixels": {0: "batch"}, "logits": {0: "batch"}},
             opset_version=17,
             dynamo=False,
         )
-    np.savez(folder / "digits.npz", x=x[TRAINED:], y=y[TRAINED:])
+    np.savez(folder / "data.npz", x=x[TRAINED:], y=y[TRAINED:])
     sys.stdout.write(f"     {len(y) - TRAINED} test images, accuracy without noise {accuracy:.3f}; written to {folder}\n")
 
 
