@@ -13,7 +13,7 @@ from certify.graph.graph import Graph
 from certify.graph.operators import Operator
 from certify.lipschitz.constant import NoConstant, Work, finite
 from certify.lipschitz.forms import Form, Step, blocks
-from certify.lipschitz.kernel import Shape, stacked
+from certify.lipschitz.kernel import Kernel, Shape, stacked
 from certify.lipschitz.parts import Chain, Moved
 from certify.lipschitz.spectral import EXACT_SIDE, matrix_norm
 from certify.lipschitz.symbol import Found, kernel_norm
@@ -47,6 +47,7 @@ class Composition:
         self._forms: dict[str, dict[str, Form]] = {}
         self._answers: dict[str, Total | NoConstant] = {}
         self._side: set[str] = set()  # linear tensors that depend on several roots side by side
+        self._norms: dict[int, tuple[Kernel, Found]] = {}  # by identity, which the kernel kept here keeps from being reused
         self._runs: dict[str, int] = {}  # how many linear operators lie between a tensor and its roots
         self.totals: dict[str, Total | NoConstant] = {graph.input: Total(1.0, 1.0, "the input", ())}
         self.roots: dict[str, tuple[str, ...]] = {graph.input: (graph.input,)}
@@ -58,6 +59,7 @@ class Composition:
         with np.errstate(over="ignore", invalid="ignore"):
             self._walk(last)
         self._forms.clear()
+        self._norms.clear()
 
     def _walk(self, last: Mapping[str, int]) -> None:
         for place, operator in enumerate(self.graph.operators):
@@ -82,6 +84,7 @@ class Composition:
                 self._answers[tensor] = self.settle(tensor)
             self._work, self.totals = kept, before
             self._forms.clear()
+            self._norms.clear()
         return self._answers[tensor]
 
     def shapes(self, names: tuple[str, ...]) -> dict[str, Shape]:
@@ -261,9 +264,17 @@ class Composition:
         if tensor in forms:
             return None
         before = {base: self._total(base) for base in forms}
-        found = {base: kernel_norm(form.kernel, self._work) for base, form in forms.items()}
+        found = {base: self._norm(form.kernel) for base, form in forms.items()}
         how = " + ".join(dict.fromkeys(each.how for each in found.values()))
         return self._summed({base: each.norm for base, each in found.items()}, before, how)
+
+    def _norm(self, kernel: Kernel) -> Found:
+        """Of a kernel; branches that run on beside many sums are met again and again."""
+        if id(kernel) not in self._norms:
+            if len(self._norms) >= 4 * _MAX_BASES:
+                self._norms.clear()
+            self._norms[id(kernel)] = (kernel, kernel_norm(kernel, self._work))
+        return self._norms[id(kernel)][1]
 
     @staticmethod
     def _summed(norms: Mapping[str, float], before: Mapping[str, float], how: str) -> Total:

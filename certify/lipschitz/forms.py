@@ -38,6 +38,8 @@ class Form:
             if isinstance(part, Moved):
                 form = replace(form, moved=True)
                 continue
+            if isinstance(part, Scaled) and np.all(np.asarray(part.factor) == 1.0) and (form.moved or part.shape == form.kernel.target):
+                continue  # as sums scale their terms; the kernel stays the same one, whose norm may be known
             if form.moved:
                 # Places are not known any more: what treats all alike still fits.
                 if not isinstance(part, Scaled) or np.asarray(part.factor).size != 1:
