@@ -97,7 +97,7 @@ def _behind(row: Certificate) -> str:
     found = row.evidence
     if not isinstance(found, LatentEvidence):
         return ""
-    constant = show_distance_upper(found.lipschitz_upper)
+    constant = show_distance_upper(found.lipschitz_upper, 6)
     where = f"Noise is added at {found.split!r}, in whose units sigma is"
     return f"{where}; radii of that space are divided by {constant}, a bound of what the encoder stretches distances by."
 

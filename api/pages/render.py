@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from api.pages.layers import breakdown
+from api.pages.statements import explained
 from api.pages.svg import COLOURS, Attacked, Series, chart
 from certify.report import AttackReport, CertifierReport, Report
 from certify.rounding import show_radius, show_share, show_share_upper
@@ -18,43 +19,6 @@ from storage.records import Dataset, Job, Model
 from storage.records_gates import Outcome
 
 _ROWS = 8
-STATEMENTS = {
-    "S0-fixed": (
-        "With probability at least 1 - alpha over the sampled noise, the smoothed classifier (the majority answer under noise of this"
-        " kind and sigma) gives the same answer everywhere in the open ball. It says nothing about the model without noise."
-    ),
-    "S0-exact-grid": (
-        "No 8-bit input in the closed l1 ball gets another answer from the smoothed classifier (the majority answer over all offsets of the"
-        " splitting noise of this sigma). Deterministic: every copy was counted, there is no error level. It says nothing about the model"
-        " without noise, nor about inputs off the 1/255 grid."
-    ),
-    "S0-prediction": (
-        "With probability at least 1 - alpha over the sampled noise, this is the smoothed classifier's answer at the input itself. It says"
-        " nothing about other inputs: no radius is claimed."
-    ),
-    "float32-runtime": (
-        "No input in the closed ball gets another answer in real arithmetic, nor from a float32 runtime that computes sums of products in"
-        " IEEE arithmetic, in any order: the margin exceeds all rounding errors, bounded beforehand. Deterministic."
-    ),
-    "real-arithmetic": (
-        "No input in the closed ball gets another answer from the network with the uploaded weights, computed in real arithmetic."
-        " Deterministic: there is no error level. A runtime that rounds differently is outside the claim."
-    ),
-}
-# What the end of a name adds to the statement before it, in the order in which they stand in a name.
-SUFFIXES = {
-    "-grid": (
-        "The classifier that is smoothed rounds its input to multiples of 1/255 first, and the noise is drawn as integers: no rounding of"
-        " floating-point sums is left out."
-    ),
-    "-from-l1": "The ball was proved in l1; this one lies inside it, by an inequality between the norms.",
-    "-from-l2": "The ball was proved in l2; this one lies inside it, by an inequality between the norms.",
-    "-exploratory": (
-        "Exploratory: recomputed from stored votes with an alpha, bound or error rate that was chosen after the votes were there. It would"
-        " hold for a choice made before; nothing covers the choosing."
-    ),
-}
-
 _environment = Environment(
     loader=PackageLoader("api.pages", "."), autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True
 )
@@ -127,15 +91,6 @@ def _meaning(report: CertifierReport, verdict: Verdict) -> str:
     if verdict is Verdict.CERTIFIED and not report.reaches:
         return "The votes single out the smoothed classifier's answer at the input; no radius is claimed."
     return verdict.sentence
-
-
-def explained(statement: str) -> str:
-    """A statement in words, one sentence more for each suffix; a name with any part that is not known stays a bare name."""
-    name, more = statement, ""
-    for suffix, sentence in reversed(SUFFIXES.items()):
-        if name not in STATEMENTS and name.endswith(suffix):
-            name, more = name.removesuffix(suffix), f" {sentence}{more}"
-    return f"{STATEMENTS[name]}{more}" if name in STATEMENTS else statement
 
 
 def table(report: CertifierReport) -> list[tuple[str, str, str, str]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from api.pages.render import STATEMENTS, SUFFIXES, explained
+from api.pages.statements import STATEMENTS, SUFFIXES, explained
 from certify import Examples, certify
 from certify.certificate import BoundsEvidence, Certificate, PredictionEvidence, Provenance, SmoothingEvidence, Versions
 from certify.errors import InputError, SpecError
