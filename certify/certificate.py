@@ -160,6 +160,18 @@ class PredictionEvidence(Frozen):
         return self.n
 
 
+class MemoryPredictionEvidence(PredictionEvidence):
+    """Votes at the level `sigma` that a `search` found for this input; `memory` once a ledger was asked, whose region may have answered."""
+
+    search: SearchEvidence
+    memory: MemoryEvidence | None = None
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies that were evaluated, those of the search included."""
+        return self.n + self.search.copies
+
+
 class SplittingEvidence(Frozen):
     """All votes there are: of the copies at each of the `levels` offsets, by class. The radius follows from `counts` alone.
 
@@ -216,7 +228,15 @@ class LipschitzEvidence(Frozen):
     copies: ClassVar[int] = 0
 
 
-Voted = LatentEvidence | InstanceEvidence | CorrectedEvidence | SmoothingEvidence | PredictionEvidence | SplittingEvidence
+Voted = (
+    LatentEvidence
+    | InstanceEvidence
+    | CorrectedEvidence
+    | SmoothingEvidence
+    | MemoryPredictionEvidence
+    | PredictionEvidence
+    | SplittingEvidence
+)
 Evidence = Voted | BoundsEvidence | LipschitzEvidence
 
 

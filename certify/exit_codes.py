@@ -14,7 +14,7 @@ from certify.rounding import show_share
 from certify.spec import BoundsSpec, CertifierSpec, RadiusSpec, Spec, SplittingSpec
 from certify.verdict import Verdict
 
-PREDICT = "predict"
+PREDICTING = ("predict", "memory-predict")
 
 
 class Exit(IntEnum):
@@ -93,7 +93,7 @@ def check_gates(requirements: Iterable[Requirement], findings: Sequence[Certific
     """Every requirement against every certifier that claims radii, on all its examples; errors and abstentions count as not certified."""
     by_certifier: dict[int, list[Certificate]] = {}
     for finding in findings:
-        if isinstance(finding, AttackResult) or finding.kind == PREDICT:
+        if isinstance(finding, AttackResult) or finding.kind in PREDICTING:
             continue  # neither a pass nor a failure at any radius: it proves none, or speaks of the inputs themselves
         by_certifier.setdefault(finding.certifier, []).append(finding)
     if not by_certifier:
@@ -121,7 +121,7 @@ def _code(spec: Spec, certificate: Certificate | AttackResult) -> Exit:
         return code
     certifier = spec.certifiers[certificate.certifier]
     asked = _asked(certifier)
-    if certifier.kind == PREDICT:
+    if certifier.kind in PREDICTING:
         return code
     if asked is None:
         return Exit.DONE

@@ -22,7 +22,7 @@ from certify.spec import (
     Frozen,
     LatentSmoothingSpec,
     LipschitzSpec,
-    PredictSpec,
+    PredictingSpec,
     RadiusSpec,
     Spec,
     SplittingSpec,
@@ -66,7 +66,7 @@ class GateRule(Frozen):
         return tuple(index for index, certifier in enumerate(spec.certifiers) if self._means(index, certifier))
 
     def _means(self, index: int, certifier: CertifierSpec) -> bool:
-        if isinstance(certifier, AttackSpec) or (self.claims_radii and isinstance(certifier, PredictSpec)):
+        if isinstance(certifier, AttackSpec) or (self.claims_radii and isinstance(certifier, PredictingSpec)):
             return False
         return self.certifier in (None, index) and (self.match is None or self.match.fits(certifier))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from certify.certificate import InstanceEvidence, SearchEvidence, SelectorEvidence
 from certify.certifier import Outcome
-from certify.level_search import SIDES, Asked, Search
+from certify.level_search import levels_of
 from certify.model import Examples
 from certify.norms import conversion
 from certify.regions import NOT_ASKED
@@ -70,27 +70,13 @@ class InstanceSmoothingCertifier(RadiusCertifier[InstanceSmoothingSpec]):
     # -- a search, and the level held ------------------------------------------------------------------------------------------
 
     def _searched(self, examples: Examples, points: Sequence[Point]) -> Iterator[tuple[int, Outcome]]:
-        found = self._search(examples, points)
+        assert self.spec.search is not None
+        found = levels_of(self, examples, points, self.spec.sigmas, self.spec.search)
         yield from ((position, self.broken()) for position, one in found.items() if one is None)
         chosen = {position: one for position, one in found.items() if one is not None}
         levels = {position: level for position, (level, _) in chosen.items()}
         for position, case in self._classified(examples, points, levels, {}):
             yield position, self.broken() if case is None else self._frozen(case, *chosen[position])
-
-    def _search(self, examples: Examples, points: Sequence[Point]) -> dict[int, tuple[float, SearchEvidence] | None]:
-        assert self.spec.search is not None
-        each = len(self.spec.sigmas) * SIDES
-        spread = [point for point in points for _ in range(each)]
-
-        def poll(asked: Sequence[Asked]) -> list[list[int] | None]:
-            places, noises = [one.example * each + one.lane for one in asked], [self._unit] * len(spread)
-            for place, one in zip(places, asked, strict=True):
-                noises[place] = self._unit.at(one.level)
-            ballot = self.ballot(examples, spread, noises, self.place.network, each)
-            votes = ballot.ask(Stage.SEARCH, {place: (one.start, one.stop) for place, one in zip(places, asked, strict=True)})
-            return [votes[place] for place in places]
-
-        return Search(self.spec.sigmas, self.spec.search).run(range(len(examples)), poll)
 
     def _frozen(self, case: Case, level: float, search: SearchEvidence) -> Outcome:
         noise = self._unit.at(level)

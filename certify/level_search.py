@@ -12,6 +12,10 @@ import numpy as np
 from scipy import special
 
 from certify.certificate import SearchEvidence, Tried
+from certify.model import Examples
+from certify.sampling.certifier import SamplingCertifier
+from certify.sampling.place import Point
+from certify.sampling.streams import Stage
 from certify.specs.instance import SearchSpec
 
 Array = np.ndarray[Any, Any]
@@ -117,3 +121,29 @@ class Search:
         # Of equals the smallest: the weaker noise, under which the network answers better.
         _, best = max(tried, key=lambda one: (one[0], -one[1].sigma))
         return best.sigma, SearchEvidence(samples=self.spec.samples, tried=tuple(one for _, one in tried))
+
+
+def levels_of(
+    certifier: SamplingCertifier[Any], examples: Examples, points: Sequence[Point], sigmas: Sequence[float], search: SearchSpec
+) -> dict[int, tuple[float, SearchEvidence] | None]:
+    """The level that a search finds for each example with gaussian noise at a certifier's place; None where a copy got no finite logits.
+
+    Args:
+        certifier: whose streams and counter.
+        examples: of the group at hand.
+        points: one for each.
+        sigmas: where climbs start.
+        search: how they climb.
+    """
+    unit, each = certifier.noise_of(1.0), len(sigmas) * SIDES
+    spread = [point for point in points for _ in range(each)]
+
+    def poll(asked: Sequence[Asked]) -> list[list[int] | None]:
+        places, noises = [one.example * each + one.lane for one in asked], [unit] * len(spread)
+        for place, one in zip(places, asked, strict=True):
+            noises[place] = unit.at(one.level)
+        ballot = certifier.ballot(examples, spread, noises, certifier.place.network, each)
+        votes = ballot.ask(Stage.SEARCH, {place: (one.start, one.stop) for place, one in zip(places, asked, strict=True)})
+        return [votes[place] for place in places]
+
+    return Search(sigmas, search).run(range(len(examples)), poll)

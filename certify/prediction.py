@@ -160,14 +160,19 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
             counts=tuple(counts),
             p_value=p_value,
         )
-        if p_value > self.alpha:
-            reason = (
-                f"Class {top} won {counts[top]} of {self.spec.n} votes, too few more than the next to tell them apart at"
-                f" alpha = {self.alpha:g} (p = {p_value:.2g}); use more samples."
-            )
-            return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=reason, evidence=evidence)
-        reason = "The smoothed classifier gives this answer at the input itself; no radius is claimed."
-        return Outcome(prediction=top, verdict=Verdict.CERTIFIED, reason=reason, evidence=evidence)
+        return answered(top, evidence, self.alpha)
+
+
+def answered(top: int, evidence: PredictionEvidence, alpha: float) -> Outcome:
+    """The answer `top`, or an abstention with the numbers."""
+    if evidence.p_value > alpha:
+        reason = (
+            f"Class {top} won {evidence.counts[top]} of {evidence.n} votes, too few more than the next to tell them apart at"
+            f" alpha = {alpha:g} (p = {evidence.p_value:.2g}); use more samples."
+        )
+        return Outcome(prediction=None, verdict=Verdict.ABSTAINED, reason=reason, evidence=evidence)
+    reason = "The smoothed classifier gives this answer at the input itself; no radius is claimed."
+    return Outcome(prediction=top, verdict=Verdict.CERTIFIED, reason=reason, evidence=evidence)
 
 
 def _shifted(p_value: float, n: int, shift: float) -> float:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from certify.certificate import Certificate, InstanceEvidence, MemoryEvidence
+from certify.certificate import Certificate, InstanceEvidence, MemoryEvidence, MemoryPredictionEvidence
 from certify.rounding import step_up
 from certify.specs.instance import InstanceSmoothingSpec
 from certify.verdict import Verdict
 
 STATEMENT = "S2-memory"
+FORETOLD = "S2-memory-prediction"
 # What a row says until then.
 NOT_ASKED = "The ledger of certified regions has not been asked yet."
 
@@ -208,6 +209,29 @@ def remembered(row: Certificate, found: Resolution, *, ledger: str | None, size:
         "alpha": alpha,
         "evidence": row.evidence.model_copy(update={"memory": note}),
     }
+    return Certificate(**{**dict(row), **claimed})
+
+
+def foretold(row: Certificate, by: Region | None, *, ledger: str, size: int) -> Certificate:
+    """A prediction as the ledger leaves it: the class of the region that contains the input, or what the votes said.
+
+    Args:
+        row: of the sampling, with votes.
+        by: the oldest region in force that contains the input; null when none does.
+        ledger: id of the ledger.
+        size: regions it had.
+    """
+    assert isinstance(row.evidence, MemoryPredictionEvidence)
+    how: How = "answered" if by else "unanswered"
+    note = MemoryEvidence(ledger=ledger, size=size, how=how, by=by.number if by else None, own_prediction=row.prediction)
+    claimed = {
+        "statement": FORETOLD,
+        "reason": f"{row.reason.removesuffix(NOT_ASKED).rstrip()} No region contains the input.",
+        "evidence": row.evidence.model_copy(update={"memory": note}),
+    }
+    if by:
+        reason = f"The input lies in region {by.number} of the ledger, which answers; no radius is claimed."
+        claimed |= {"prediction": by.answer, "correct": by.answer == row.label, "verdict": Verdict.CERTIFIED, "reason": reason}
     return Certificate(**{**dict(row), **claimed})
 
 

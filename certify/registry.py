@@ -9,6 +9,7 @@ from certify.bounds.certifier import BoundsCertifier
 from certify.certifier import Finder
 from certify.instance_smoothing import InstanceSmoothingCertifier
 from certify.lipschitz.certifier import LipschitzCertifier
+from certify.memory_prediction import MemoryPredictCertifier
 from certify.prediction import PredictCertifier
 from certify.smoothing import LatentSmoothingCertifier, SmoothingCertifier
 from certify.splitting import SplittingCertifier
@@ -18,6 +19,7 @@ CERTIFIERS: dict[str, type[Finder[Any, Any]]] = {
     "instance-smoothing": InstanceSmoothingCertifier,
     "latent-smoothing": LatentSmoothingCertifier,
     "predict": PredictCertifier,
+    "memory-predict": MemoryPredictCertifier,
     "dssn": SplittingCertifier,
     "bounds": BoundsCertifier,
     "lipschitz": LipschitzCertifier,

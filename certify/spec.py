@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from certify.errors import SpecError, problems_of
 from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive
 from certify.specs.deterministic import AttackSpec, BoundsSpec, LipschitzSpec
-from certify.specs.instance import InstanceSmoothingSpec
+from certify.specs.instance import InstanceSmoothingSpec, MemoryPredictSpec
 from certify.specs.smoothing import LatentSmoothingSpec, RadiusSpec, SmoothingSpec
 from certify.specs.voting import CopiesSpec, NoisySpec, PredictSpec, SplittingSpec
 
@@ -32,9 +32,11 @@ __all__ = [
     "InstanceSmoothingSpec",
     "LatentSmoothingSpec",
     "LipschitzSpec",
+    "MemoryPredictSpec",
     "NoisySpec",
     "Positive",
     "PredictSpec",
+    "PredictingSpec",
     "ProvingSpec",
     "RadiusSpec",
     "SmoothingSpec",
@@ -45,9 +47,10 @@ __all__ = [
     "parse_spec",
 ]
 
-# Those that prove a radius from votes of noisy copies, and all whose evidence is votes.
+# Those that prove a radius from votes of noisy copies, those that answer at the inputs themselves, and all whose evidence is votes.
 ProvingSpec = SmoothingSpec | LatentSmoothingSpec | InstanceSmoothingSpec
-VotingSpec = ProvingSpec | PredictSpec | SplittingSpec
+PredictingSpec = PredictSpec | MemoryPredictSpec
+VotingSpec = ProvingSpec | PredictingSpec | SplittingSpec
 CertifierSpec = Annotated[VotingSpec | BoundsSpec | LipschitzSpec | AttackSpec, Field(discriminator="kind")]
 
 
@@ -55,7 +58,7 @@ def decided_radii(certifier: CertifierSpec) -> tuple[float, ...] | None:
     """The only radii a certifier speaks about, ascending; null when its certificates speak about all radii."""
     if isinstance(certifier, BoundsSpec) and certifier.epsilon is not None:
         return (certifier.epsilon,)
-    if isinstance(certifier, PredictSpec):
+    if isinstance(certifier, PredictingSpec):
         return (0.0,)
     if isinstance(certifier, RadiusSpec) and certifier.sampling == "adaptive" and certifier.radii:
         return tuple(sorted(set(certifier.radii)))

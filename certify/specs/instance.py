@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from certify.looks import default_looks
 from certify.norms import Norm
-from certify.specs.base import Count, ExampleRange, Frozen, Positive
+from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive
 from certify.specs.smoothing import RadiusSpec, SmoothingSpec
+from certify.specs.voting import CopiesSpec, too_few_votes
 
 Threshold = Annotated[float, Field(strict=True, ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -224,3 +225,36 @@ def default_thresholds(sigmas: list[float], sigma: float, alpha: float, n: int) 
     """
     best = NormalDist().inv_cdf(max(0.5, math.exp(math.log(alpha) / n)))
     return tuple(round(NormalDist().cdf(level * best / sigma), 6) for level in sigmas[:-1])
+
+
+class MemoryPredictSpec(CopiesSpec):
+    """PREDICT through a ledger of certified regions: the region's class inside one, the answer at the searched level elsewhere.
+
+    `version` is the state of the `ledger` that is asked; regions that were revoked since do not answer either. `sigmas` and `search` are
+    those of the ledger's rule.
+    """
+
+    kind: Literal["memory-predict"]
+    ledger: Annotated[str, Field(pattern=r"^ldg_[0-9a-z]{26}$")]
+    version: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+    sigmas: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16)]
+    search: SearchSpec
+    n: Count = 1000
+    alpha: Alpha = 0.001
+
+    norm: ClassVar[Norm] = Norm.L2
+    noise: ClassVar[Literal["gaussian"]] = "gaussian"
+    stochastic: ClassVar[bool] = True
+    grid_field: ClassVar[None] = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if any(a >= b for a, b in pairwise(self.sigmas)):
+            raise ValueError("sigmas must ascend; sort them and list each once")
+        if why := too_few_votes(self.n, self.alpha):
+            raise ValueError(why)
+        return self
+
+    def work(self, largest_tensor: int) -> float:
+        """A rough cost of one example, in tensor elements touched: what shards are cut by."""
+        return float((self.n + self.search.copies(len(self.sigmas))) * largest_tensor)

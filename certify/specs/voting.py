@@ -45,6 +45,13 @@ class NoisySpec(CopiesSpec):
         return self
 
 
+def too_few_votes(n: int, alpha: float) -> str:
+    """Why not even unanimous votes single out a class, or an empty string."""
+    if 2.0 * 0.5**n <= alpha:
+        return ""
+    return f"n = {n} votes can never single out a class at alpha = {alpha:g}; use n >= {math.ceil(1 - math.log2(alpha))}"
+
+
 class PredictSpec(NoisySpec):
     """PREDICT of randomized smoothing: the class that the smoothed classifier gives at the input itself, or an abstention.
 
@@ -62,9 +69,8 @@ class PredictSpec(NoisySpec):
     def _possible(self) -> Self:
         if self.split is not None and self.noise != "gaussian":
             raise ValueError(f"split is for gaussian noise; remove it or noise {self.noise}")
-        if 2.0 * 0.5**self.n > self.alpha:
-            least = math.ceil(1 - math.log2(self.alpha))
-            raise ValueError(f"n = {self.n} votes can never single out a class at alpha = {self.alpha:g}; use n >= {least}")
+        if why := too_few_votes(self.n, self.alpha):
+            raise ValueError(why)
         return self
 
     def work(self, largest_tensor: int) -> float:
