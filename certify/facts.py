@@ -214,7 +214,7 @@ def _split(spec: Spec, model: ModelFacts) -> list[Problem]:
         if split is None or not model.inspected_for_splits:
             continue
         cut = model.cut(split)
-        if cut is None or (cut.lipschitz is None and certifier.kind == "latent-smoothing"):
+        if cut is None or cut.lipschitz is None:
             detail = _no_cut(split, model) if cut is None else f"{split!r} has no Lipschitz bound: {model.reason_before(split)}"
             found.append(Problem(field=f"certifiers.{index}.split", detail=detail, mend=_cuts_to_choose(model, split)))
     return found

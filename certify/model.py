@@ -69,9 +69,12 @@ class Model:
         """The head: from that tensor to the logits, as a model of its own. Made once.
 
         Raises:
-            ModelRejected: some path from the input to the logits does not go through the tensor.
+            InputError: some path from the input to the logits does not go through the tensor.
         """
-        return self._once(("behind", split), lambda: Model(self.graph.after(split), self.digest))
+        try:
+            return self._once(("behind", split), lambda: Model(self.graph.after(split), self.digest))
+        except ValueError as error:
+            raise InputError.at("split", f"{split!r} is not a cut", str(error)) from None
 
     @property
     def lipschitz(self) -> Bounds:

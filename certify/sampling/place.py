@@ -57,7 +57,7 @@ class AtTensor:
     """Noise on a tensor inside. What is before it, the encoder, is evaluated once for each example, in float64.
 
     Raises:
-        ModelRejected: the tensor is not a cut.
+        InputError: the tensor is not a cut.
         NoConstant: the encoder has no known Lipschitz constant.
     """
 
