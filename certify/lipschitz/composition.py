@@ -15,6 +15,7 @@ from certify.lipschitz.constant import NoConstant, Work, finite
 from certify.lipschitz.forms import Form, Step, blocks
 from certify.lipschitz.kernel import Kernel, Shape, stacked
 from certify.lipschitz.parts import Chain, Moved
+from certify.lipschitz.pieces import joined
 from certify.lipschitz.spectral import EXACT_SIDE, matrix_norm
 from certify.lipschitz.symbol import Found, kernel_norm
 
@@ -126,7 +127,8 @@ class Composition:
     def _continued(self, step: Step) -> dict[str, Form]:
         """The kernels that make the output of a step, by base; the output is a base itself where there are none."""
         total: dict[str, Form] = {}
-        for source, chain in zip(step.inputs, step.chains, strict=True):
+        whole = joined(step, self.steps)
+        for source, chain in [whole] if whole else zip(step.inputs, step.chains, strict=True):
             forms = self._through(self._form(source), chain, step.shape)
             if forms is None:
                 forms = self._through({source: Form.identity(self._shape(source))}, chain, step.shape)
