@@ -73,7 +73,7 @@ class AtTensor:
         return self.model.lipschitz.at(self.split)
 
     def point(self, x: Tensor) -> Point:  # x: (*input), float32
-        found = measured(self.model.before(self.split), x)
+        found = measured(self.model.before(self.split), x, self.model.constants)
         value = found.value.to(torch.float32)
         if not bool(value.isfinite().all()):
             return Point(value, math.inf, f"is NaN or infinite at {self.split!r}")
