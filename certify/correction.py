@@ -9,7 +9,7 @@ from certify.corrected import admissible_ratios
 from certify.errors import SpecError
 from certify.norms import Norm
 from certify.recompute import LABEL, check_evidence
-from certify.rounding import radius_down, show_distance_upper, show_radius
+from certify.rounding import radius_down, show_radius
 from certify.sampling.noise import NOISES
 from certify.smoothing import radius_from
 from certify.statistics.sequential import Limits
@@ -88,8 +88,8 @@ def _ratios(evidence: SmoothingEvidence) -> str:
     if evidence.pA_lower <= 0.5:
         return ""
     low, high = admissible_ratios(evidence.pA_lower, evidence.dimension)
-    shown = f"{show_distance_upper(low)} and {show_radius(high)}"
-    return f" With these votes in {evidence.dimension} dimensions sigma may change by factors between {shown} at most, however near."
+    changes = f"sigma may change by factors between {low:.4f} and {high:.4f} at most, however near"
+    return f" With these votes in {evidence.dimension} dimensions {changes}."
 
 
 def _row(before: Certificate, evidence: SmoothingEvidence, radius: float, reason: str) -> Certificate:

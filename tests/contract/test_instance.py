@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from certify import Examples, Model
-from certify.certificate import Certificate, InstanceEvidence, SelectorEvidence, SmoothingEvidence
+from certify.certificate import InstanceEvidence, SelectorEvidence, SmoothingEvidence
 from certify.errors import InputError, SpecError
 from certify.findings import parse_finding
 from certify.level_search import ladder
@@ -73,7 +73,7 @@ class DualLaws(CertifierLaws):
 
     def test_stored_votes_give_the_row_again_at_every_level(self, truth: LinearTruth) -> None:
         for row in self.run(truth.model(), truth.examples(12, seed=1)):
-            other = recompute(row, alpha=0.05, bound="top-two")
+            other: Any = recompute(row, alpha=0.05, bound="top-two")
             again = recompute(other, alpha=0.001, bound="one-sided")
             kept = ("prediction", "radius", "verdict", "correct", "evidence")
             assert [getattr(again, name) for name in kept] == [getattr(row, name) for name in kept]
@@ -282,6 +282,6 @@ def test_a_row_reads_back_as_what_it_is() -> None:
     spec = parse_spec({"certifiers": [TestConfidence.entry, TestFrozen.entry, {"kind": "smoothing", "sigma": 0.25, "n": 1000}]})
     from certify import certify
 
-    rows = list(certify(truth.model(), truth.examples(2, seed=1), spec, run_for(spec, truth.model(), 2)))
-    kinds = [type(parse_finding(row.line()).evidence) for row in rows if isinstance(row, Certificate)]
+    rows: list[Any] = list(certify(truth.model(), truth.examples(2, seed=1), spec, run_for(spec, truth.model(), 2)))
+    kinds = [type(parse_finding(row.line()).evidence) for row in rows]
     assert kinds == [InstanceEvidence] * 4 + [SmoothingEvidence] * 2

@@ -188,7 +188,7 @@ def claims(procedure: Procedure, votes: Votes) -> Claims:
     distinct, back = np.unique(histories, axis=0, return_inverse=True)
     sizes, shares, alpha, noise = procedure.spec.looks, procedure.shares, procedure.alpha, procedure.noise
     answers = np.empty((len(distinct), 3))
-    with _remembered():
+    with remembered():
         for row, (last, *counts) in enumerate(distinct.tolist()):
             seen = zip(sizes[: last + 1], counts[: len(sizes)], counts[len(sizes) :], shares, strict=False)
             found = limits([Look(*look) for look in seen], alpha, procedure.spec.bound)
@@ -204,7 +204,8 @@ def _most_of_others(values: Array, selected: Array) -> Array:
 
 
 @contextmanager
-def _remembered() -> Iterator[None]:
+def remembered() -> Iterator[None]:
+    """Limits of a count are computed once."""
     with ExitStack() as stack:
         for (module, name), function in _REMEMBERED.items():
             stack.enter_context(mock.patch.object(module, name, function))
