@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 from pydantic import Field
 
 from certify.errors import InputError, Problem
 from certify.spec import CopiesSpec, Frozen, RadiusSpec, Spec
+from certify.specs.instance import ModelSelector
 
 _SHOWN_CUTS = 12
 
@@ -260,3 +263,27 @@ def _supported(spec: Spec, model: ModelFacts) -> list[Problem]:
                     Problem(field=f"certifiers.{index}", detail=support.reason, mend="choose another method or norm for this model")
                 )
     return found
+
+
+class Sizes(Protocol):
+    """What must fit of a network that chooses among levels: a model has it, and the facts of one."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    @property
+    def classes(self) -> int: ...
+
+
+def misfits(field: str, selector: ModelSelector, levels: int, shape: Sequence[int], found: Sizes | None) -> list[Problem]:
+    """Why a network, or its facts, cannot choose among so many levels for inputs of this shape; `found` is null where it is missing."""
+    if found is None:
+        detail = f"no network with SHA-256 {selector.model} was given"
+        return [Problem(field=field, detail=detail, mend="give the file of the selector, or correct the digest")]
+    problems = []
+    if tuple(found.input_shape) != tuple(shape):
+        detail = f"the selector takes inputs of shape {list(found.input_shape)}, the classifier {list(shape)}"
+        problems.append(Problem(field=field, detail=detail, mend="use a selector with the classifier's raw input"))
+    if found.classes != levels:
+        detail = f"the selector has {found.classes} logits for {levels} sigmas"
+        problems.append(Problem(field=field, detail=detail, mend="give it one logit for each of the sigmas, in their order"))
+    return problems

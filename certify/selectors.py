@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from certify.errors import InputError, Problem
+from certify.errors import InputError
+from certify.facts import misfits
 from certify.model import Model
 from certify.run import Run
 from certify.sampling.ballot import Voters
@@ -87,18 +87,3 @@ def selector_of(spec: InstanceSmoothingSpec, model: Model, run: Run, field: str)
         raise InputError(*problems)
     voters: Voters = run.models[selector.model]
     return voters
-
-
-def misfits(field: str, selector: ModelSelector, levels: int, shape: Sequence[int], found: Any) -> list[Problem]:
-    """Why a network, or its facts, cannot choose among so many levels for inputs of this shape; `found` is null where it is missing."""
-    if found is None:
-        detail = f"no network with SHA-256 {selector.model} was given"
-        return [Problem(field=field, detail=detail, mend="give the file of the selector, or correct the digest")]
-    problems = []
-    if tuple(found.input_shape) != tuple(shape):
-        detail = f"the selector takes inputs of shape {list(found.input_shape)}, the classifier {list(shape)}"
-        problems.append(Problem(field=field, detail=detail, mend="use a selector with the classifier's raw input"))
-    if found.classes != levels:
-        detail = f"the selector has {found.classes} logits for {levels} sigmas"
-        problems.append(Problem(field=field, detail=detail, mend="give it one logit for each of the sigmas, in their order"))
-    return problems

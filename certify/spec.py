@@ -44,6 +44,7 @@ __all__ = [
     "SplittingSpec",
     "VotingSpec",
     "decided_radii",
+    "other_models",
     "parse_spec",
 ]
 
@@ -63,6 +64,11 @@ def decided_radii(certifier: CertifierSpec) -> tuple[float, ...] | None:
     if isinstance(certifier, RadiusSpec) and certifier.sampling == "adaptive" and certifier.radii:
         return tuple(sorted(set(certifier.radii)))
     return None
+
+
+def other_models(certifier: CertifierSpec) -> tuple[str, ...]:
+    """Networks besides the job's own that take part in this certifier, by the SHA-256 of their files."""
+    return certifier.other_models if isinstance(certifier, CopiesSpec) else ()
 
 
 class Spec(Frozen):

@@ -13,6 +13,7 @@ from certify import Examples, Model, certify
 from certify.certificate import Certificate, Provenance
 from certify.findings import AttackResult
 from certify.run import Progress, Run
+from certify.spec import other_models
 from storage.records import ShardLease
 from workers.agreement import recheck
 from workers.datasets import Dataset, read_dataset
@@ -34,8 +35,14 @@ class CertifierActor:
         self._stopped: set[str] = set()
         self._progress = Progress(certifier=0, examples=0)
 
-    def certify(self, lease: ShardLease, model: bytes, dataset: bytes) -> list[Certificate | AttackResult]:
+    def certify(self, lease: ShardLease, model: bytes, dataset: bytes, *others: bytes) -> list[Certificate | AttackResult]:
         """The certificates, or attack results, of one shard. `stop` and `progress` may be called meanwhile from another thread.
+
+        Args:
+            lease: of the shard.
+            model: the file of the network.
+            dataset: the file of the examples.
+            others: the files of the other networks that its certifier names, in their order.
 
         Raises:
             AssayError: the shard cannot be answered; Cancelled when it was stopped.
@@ -45,12 +52,14 @@ class CertifierActor:
         self._make_room(keys)
         loaded = self._kept(keys[0], lambda: Model.from_onnx(model, lease.value_range))
         data = self._kept(keys[1], lambda: read_dataset(dataset))
+        named = other_models(lease.spec.certifiers[lease.certifier])
         run = Run(
             plan=lease.plan,
             noise_key=lease.noise_key,
             provenance=provenance(lease, self.device),
             now=time.monotonic,
             certifiers=(lease.certifier,),
+            models={digest: self._other(digest, file) for digest, file in zip(named, others, strict=True)},
             device=self.device,
             should_stop=lambda: lease.id in self._stopped,
             on_progress=self._note,
@@ -59,6 +68,9 @@ class CertifierActor:
             return list(recheck(loaded, model, certify(loaded, select(lease, data), lease.spec, run)))
         finally:
             self._stopped.discard(lease.id)  # the same shard, leased again later, is not stopped
+
+    def _other(self, digest: str, file: bytes) -> Model:
+        return self._kept(("model", digest, None), lambda: Model.from_onnx(file))
 
     def progress(self) -> Progress:
         return self._progress

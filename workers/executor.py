@@ -12,6 +12,7 @@ from certify.certificate import Certificate
 from certify.errors import AssayError, Cancelled, Problem
 from certify.findings import AttackResult
 from certify.run import Progress
+from certify.spec import other_models
 from storage.records import ShardLease
 from workers.actor import CertifierActor
 
@@ -56,6 +57,11 @@ class Executor(Protocol):
         """End everything that was started."""
 
 
+def needed(lease: ShardLease) -> tuple[str, ...]:
+    """The files that an actor wants for a shard, in the order of its arguments."""
+    return lease.model_digest, lease.dataset_digest, *other_models(lease.spec.certifiers[lease.certifier])
+
+
 def failure(lease: ShardLease, error: BaseException) -> Answer:
     """An exception of a shard as an answer. Errors of ours are final; anything else may be the machine's fault."""
     if isinstance(error, Cancelled):
@@ -82,8 +88,8 @@ class LocalExecutor:
         return 0 if self._running else 1
 
     def submit(self, lease: ShardLease, fetch: Fetch) -> None:
-        model, dataset = fetch(lease.model_digest), fetch(lease.dataset_digest)
-        thread = threading.Thread(target=self._work, args=(lease, model, dataset), name=lease.id, daemon=True)
+        files = [fetch(digest) for digest in needed(lease)]
+        thread = threading.Thread(target=self._work, args=(lease, *files), name=lease.id, daemon=True)
         self._running[lease.id] = thread
         thread.start()
 
@@ -109,9 +115,9 @@ class LocalExecutor:
             self._actor.stop(shard_id)
             thread.join(timeout=10)
 
-    def _work(self, lease: ShardLease, model: bytes, dataset: bytes) -> None:
+    def _work(self, lease: ShardLease, *files: bytes) -> None:
         try:
-            answer = Answer(lease=lease, findings=self._actor.certify(lease, model, dataset))
+            answer = Answer(lease=lease, findings=self._actor.certify(lease, *files))
         except Exception as error:
             answer = failure(lease, error)
         self._answers.put(answer)

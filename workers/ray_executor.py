@@ -24,7 +24,7 @@ from ray.exceptions import RayError, RayTaskError
 from certify.run import Progress
 from storage.records import ShardLease
 from workers.actor import CertifierActor
-from workers.executor import Answer, Fetch, failure
+from workers.executor import Answer, Fetch, failure, needed
 from workers.settings import WorkerSettings
 
 _OBJECT_STORE = 128 * 2**20
@@ -37,8 +37,8 @@ class RayActor:
     def __init__(self, device: str) -> None:
         self._actor = CertifierActor(device)
 
-    def certify(self, lease: ShardLease, model: bytes, dataset: bytes) -> Any:
-        return self._actor.certify(lease, model, dataset)
+    def certify(self, lease: ShardLease, model: bytes, dataset: bytes, *others: bytes) -> Any:
+        return self._actor.certify(lease, model, dataset, *others)
 
     @ray.method(concurrency_group="control")
     def progress(self) -> Progress:
@@ -103,10 +103,9 @@ class RayExecutor:
 
     def submit(self, lease: ShardLease, fetch: Fetch) -> None:
         slot = next(slot for slot in self._slots if slot.lease is None)
+        # Before the slot is taken: files may be missing, and then nothing runs in it.
+        slot.result = slot.actor.certify.remote(lease, *(self._objects.get(digest, fetch) for digest in needed(lease)))
         slot.lease, slot.progress, slot.kill_at, slot.asked = lease, None, None, None
-        slot.result = slot.actor.certify.remote(
-            lease, self._objects.get(lease.model_digest, fetch), self._objects.get(lease.dataset_digest, fetch)
-        )
 
     def progress(self, shard_id: str) -> Progress | None:
         slot = self._slot(shard_id)

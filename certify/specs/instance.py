@@ -135,6 +135,10 @@ class InstanceSmoothingSpec(RadiusSpec):
         return self.sigmas[-1]
 
     @property
+    def other_models(self) -> tuple[str, ...]:
+        return (self.selector.model,) if isinstance(self.selector, ModelSelector) else ()
+
+    @property
     def selection(self) -> SmoothingSpec:
         """What the selector's votes have to prove: the level, under noise of its own."""
         assert self.selector is not None

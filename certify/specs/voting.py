@@ -20,6 +20,11 @@ class CopiesSpec(Frozen):
     method: ClassVar[None] = None
 
     @property
+    def other_models(self) -> tuple[str, ...]:
+        """Networks besides the job's own that take part, by the SHA-256 of their files."""
+        return ()
+
+    @property
     def noisy_tensor(self) -> str | None:
         """The tensor that is altered; null for the input."""
         return getattr(self, "split", None)
