@@ -21,6 +21,7 @@ from api.routes import (
     health,
     jobs,
     keys,
+    ledgers,
     models,
     predictions,
     queries,
@@ -61,7 +62,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     openapi.install(app)
-    for module in (blobs, models, datasets, jobs, events, predictions, queries, reports, schedules, gates, webhooks, keys, account, health):
+    for module in (
+        blobs,
+        models,
+        datasets,
+        jobs,
+        events,
+        predictions,
+        queries,
+        reports,
+        ledgers,
+        schedules,
+        gates,
+        webhooks,
+        keys,
+        account,
+        health,
+    ):
         app.include_router(module.router)
 
     app.add_middleware(Revalidation)

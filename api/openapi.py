@@ -63,6 +63,7 @@ _TAGS = {
     "jobs": "One model, one dataset, one spec; certificates come out.",
     "predictions": "What the smoothed classifier answers, without a radius.",
     "reports": "Certified accuracy of one job, and questions across jobs.",
+    "ledgers": "Certified regions that a classifier remembers.",
     "schedules": "Jobs that are submitted by the clock.",
     "gates": "What a run has to pass.",
     "webhooks": "Who is told.",

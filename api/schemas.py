@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from certify.certificate import Certificate, PredictionEvidence
 from certify.errors import Problem
@@ -91,21 +91,39 @@ class NewJob(In):
 
 
 class NewPrediction(In):
-    """PREDICT of randomized smoothing.
+    """PREDICT of randomized smoothing: at one `sigma`, or through the `ledger` of a job with statement `memory`.
 
     With probability at least 1 - alpha over the noise an answer is not a class other than the smoothed classifier's; it may abstain.
-    No radius is claimed.
+    No radius is claimed. Through a ledger, the region that contains an input answers; elsewhere the votes do, at the level that the
+    ledger's search finds for the input.
     """
 
     model: str
     dataset: str
-    sigma: Positive = Field(description="standard deviation of the noise in each coordinate, raw-input units", examples=[0.25])
+    ledger: Annotated[str | None, Field(max_length=40)] = Field(default=None, description="id of a ledger, in place of sigma")
+    sigma: Annotated[Positive | None, Field(validate_default=True)] = Field(
+        default=None, description="standard deviation of the noise in each coordinate, raw-input units", examples=[0.25]
+    )
     n: Count = Field(default=1000, description="votes of noisy copies for each example")
     alpha: Alpha = Field(default=0.001, description="error level of each answer")
     noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
     examples: ExampleRange = ExampleRange()
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     name: Annotated[str, Field(max_length=200)] = ""
+
+    @field_validator("sigma")
+    @classmethod
+    def _one_way(cls, sigma: float | None, info: ValidationInfo) -> float | None:
+        if (sigma is None) == (info.data.get("ledger") is None):
+            raise ValueError("is needed, or the id of a ledger in its place; give exactly one of sigma and ledger")
+        return sigma
+
+    @field_validator("noise")
+    @classmethod
+    def _of_ledgers(cls, noise: str, info: ValidationInfo) -> str:
+        if info.data.get("ledger") is not None and noise != "gaussian":
+            raise ValueError("is gaussian where a ledger is asked; remove it")
+        return noise
 
 
 class ProblemOut(Out):
@@ -196,10 +214,12 @@ class PredictionOut(Out):
     name: str
     model: str
     dataset: str
-    sigma: float
+    sigma: float | None = None
+    ledger: str | None = None
+    version: int | None = Field(default=None, description="the state of the ledger that is asked")
     n: int
     alpha: float
-    noise: str
+    noise: str = "gaussian"
     examples: ExampleRange
     seed: int
     attempt: int

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from certify.certificate import Certificate, InstanceEvidence
+from certify.certificate import Certificate, InstanceEvidence, MemoryPredictionEvidence
 from certify.projection import DIRECTIONS, shadows
-from certify.regions import STATEMENT, Candidate, Region, Resolution, in_order, region_of, remembered, withdrawn
+from certify.regions import STATEMENT, Candidate, Region, Resolution, Shadow, in_order, region_of, remembered, withdrawn
 from certify.rounding import show_distance_upper, show_radius, step_down, step_up
 
 Array = np.ndarray[Any, Any]
+Inputs = Callable[[Sequence[int]], Array]
 _AT_ONCE = 2048
 
 
@@ -99,29 +100,41 @@ def answering(centre: bytes, near: Iterable[Region]) -> Region | None:
 
 def candidates(
     rows: Iterable[Certificate],
-    x: Callable[[Sequence[int]], Array],  # examples -> (N, *input), float32
+    x: Inputs,
 ) -> Iterator[Candidate]:
     """What the rows of one certifier ask of a ledger, in their order; rows without votes ask nothing.
 
     Args:
         rows: of one certifier.
-        x: the inputs of some examples.
+        x: gives the inputs of some examples, (N, *input), float32.
     """
     voted = [row for row in rows if isinstance(row.evidence, InstanceEvidence)]
-    for first in range(0, len(voted), _AT_ONCE):
-        part = voted[first : first + _AT_ONCE]
-        points = np.ascontiguousarray(x([row.example for row in part]), "<f4")
-        for row, point, shadow in zip(part, points, shadows(points), strict=True):
-            assert isinstance(row.evidence, InstanceEvidence)
-            yield Candidate(
-                example=row.example,
-                digest=hashlib.sha256(point.tobytes()).hexdigest(),
-                centre=point.tobytes(),
-                answer=row.prediction if row.radius > 0 else None,
-                radius=row.radius,
-                sigma=row.evidence.sigma,
-                alpha=row.alpha or 0.0,
-                shadow=shadow,
+    for row, point in _placed(voted, x):
+        assert isinstance(row.evidence, InstanceEvidence)
+        answer = row.prediction if row.radius > 0 else None
+        yield replace(point, answer=answer, radius=row.radius, sigma=row.evidence.sigma, alpha=row.alpha or 0.0)
+
+
+def points(rows: Iterable[Certificate], x: Inputs) -> Iterator[Candidate]:
+    """Where the inputs of predictions are: candidates that claim nothing themselves.
+
+    Args:
+        rows: of one certifier.
+        x: as for `candidates`.
+    """
+    return (point for _, point in _placed([row for row in rows if isinstance(row.evidence, MemoryPredictionEvidence)], x))
+
+
+def _placed(rows: Sequence[Certificate], x: Inputs) -> Iterator[tuple[Certificate, Candidate]]:
+    for first in range(0, len(rows), _AT_ONCE):
+        part = rows[first : first + _AT_ONCE]
+        exact = np.ascontiguousarray(x([row.example for row in part]), "<f4")
+        for row, point, shadow in zip(part, exact, shadows(exact), strict=True):
+            centre = point.tobytes()
+            digest = hashlib.sha256(centre).hexdigest()
+            yield (
+                row,
+                Candidate(example=row.example, digest=digest, centre=centre, answer=None, radius=0.0, sigma=0.0, alpha=0.0, shadow=shadow),
             )
 
 
@@ -138,6 +151,14 @@ class Memory:
         apart = np.linalg.norm(seen[:, :-1] - candidate.shadow.coordinates, axis=1)
         close = apart <= seen[:, -1] + candidate.shadow.reach(candidate.radius)
         return [self.regions[i] for i in np.flatnonzero(close).tolist()]
+
+    def load(self, more: Sequence[Region], marks: Sequence[Shadow]) -> None:
+        """Take over regions that were resolved before, each with the shadow of its centre."""
+        while len(self.regions) + len(more) > len(self._seen):
+            self._seen = np.concatenate([self._seen, np.empty_like(self._seen)])
+        for region, mark in zip(more, marks, strict=True):
+            self._seen[len(self.regions)] = (*mark.coordinates, mark.reach(region.radius))
+            self.regions.append(region)
 
     def take(self, rows: Sequence[Certificate], asked: Iterable[Candidate], certifier: int) -> list[Certificate]:
         """The rows of one certifier as the ledger leaves them.
@@ -160,10 +181,7 @@ class Memory:
         for region in found.revokes:
             self.regions[region.number - 1] = replace(region, revoked=True)
         if found.keeps:
-            if len(self.regions) == len(self._seen):
-                self._seen = np.concatenate([self._seen, np.empty_like(self._seen)])
-            self._seen[len(self.regions)] = (*candidate.shadow.coordinates, candidate.shadow.reach(found.radius))
-            self.regions.append(region_of(candidate, found, len(self.regions) + 1, "", certifier))
+            self.load([region_of(candidate, found, len(self.regions) + 1, "", certifier)], [candidate.shadow])
         return found
 
 

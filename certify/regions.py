@@ -107,6 +107,7 @@ class Resolution:
 
 
 Resolve = Callable[[Candidate, Sequence[Region]], Resolution]
+Answering = Callable[[bytes, Sequence[Region]], Region | None]
 
 
 def in_order(candidates: Iterable[Candidate]) -> Iterator[Candidate]:

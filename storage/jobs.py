@@ -19,10 +19,12 @@ from storage.catalog import dataset_in, dump_problems, get_dataset, get_model, l
 from storage.database import Database, held
 from storage.errors import NotReady
 from storage.ids import new_id
+from storage.ledger_rows import check_predictions
 from storage.progress import progress
 from storage.quotas import DEFAULT, check_jobs
 from storage.records import Actor, ArtifactState, Dataset, Job, JobState, Model, Page, Quota, ShardPlan, ShardState
 from storage.scoped import everyones, hold_tenant, newest, one, owned
+from storage.selectors import check_selectors
 from storage.tables import jobs, shards
 
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
@@ -248,6 +250,8 @@ def _submit(
     model, dataset, spec = question
     # One submission of a tenant at a time: the question is looked up and asked in one step.
     hold_tenant(connection, tenant_id)
+    check_predictions(connection, tenant_id, model.blob, spec)
+    check_selectors(connection, tenant_id, spec, model.facts.input_shape if model.facts else ())
     pair = owned(jobs, tenant_id) & (jobs.c.model_digest == model.blob) & (jobs.c.dataset_digest == dataset.blob)
     # The declared range is free to choose and not part of the noise key: a new range must not hide an attempt or restart the count.
     same = pair & (jobs.c.spec_digest == spec.digest())

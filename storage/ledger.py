@@ -14,7 +14,21 @@ from typing import Any
 import sqlalchemy as sa
 
 from certify.certificate import Certificate
-from certify.regions import STATEMENT, Candidate, Resolution, Resolve, Rule, in_order, region_of, remembered, withdrawn
+from certify.regions import (
+    FORETOLD,
+    STATEMENT,
+    Answering,
+    Candidate,
+    Resolution,
+    Resolve,
+    Rule,
+    foretold,
+    in_order,
+    region_of,
+    remembered,
+    withdrawn,
+)
+from certify.spec import MemoryPredictSpec
 from storage import audit, results
 from storage.database import Database, held, insert_once
 from storage.errors import NotFound
@@ -58,6 +72,34 @@ def apply(db: Database, tenant_id: str, job_id: str, certifier: int, rule: Rule,
         passed = {"job_id": job_id, "certifier": certifier, "tenant_id": tenant_id, "ledger_id": ledger["id"], "created_at": now}
         connection.execute(sa.insert(ledger_passes).values(**passed, version=ledger["version"] + 1))
         return True
+
+
+def foretell(
+    db: Database, tenant_id: str, job_id: str, certifier: int, asked: MemoryPredictSpec, points: Iterable[Candidate], by: Answering
+) -> None:
+    """Let the ledger answer the predictions of a job whose inputs lie in its regions, in one transaction; rows it has answered stay.
+
+    The regions of version `asked.version` answer, less those that were revoked since.
+
+    Args:
+        db: where.
+        tenant_id: whose job it is.
+        job_id: a job whose shards have ended.
+        certifier: index in its spec.
+        asked: names the ledger and its version.
+        points: of the rows that have votes, each without an answer and with radius 0; read one at a time.
+        by: picks the region that answers a point.
+    """
+    with db.begin() as connection:
+        if one(connection, jobs, tenant_id, job_id, lock=True)["state"] not in (JobState.FINALIZING, JobState.CANCELLING):
+            return
+        rows = {n: row for n, row in _rows(connection, tenant_id, job_id, certifier).items() if row.statement != FORETOLD}
+        here = one(connection, ledgers, tenant_id, asked.ledger)
+        for point in points if rows else ():
+            region = by(point.centre, near(connection, here, point, here["largest_reach"], asked.version))
+            if point.example in rows:
+                rows[point.example] = foretold(rows[point.example], region, ledger=here["id"], size=here["regions"])
+        results.replace(connection, tenant_id, job_id, [row.model_copy(update={"statement": FORETOLD}) for row in rows.values()])
 
 
 def revoke(db: Database, tenant_id: str, ledger_id: str, number: int, because: str, by: Actor = audit.SERVER) -> bool:

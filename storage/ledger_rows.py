@@ -7,7 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from certify.errors import InputError
 from certify.regions import Candidate, Region, Shadow
+from certify.spec import MemoryPredictSpec, Spec
 from storage import cursors
 from storage.database import Database
 from storage.records import Page
@@ -50,13 +52,33 @@ def list_regions(db: Database, tenant_id: str, ledger_id: str, *, limit: int, cu
     return Page(items=tuple(StoredRegion(**row) for row in rows[:limit]), next_cursor=following)
 
 
+def check_predictions(connection: sa.Connection, tenant_id: str, model_digest: str, spec: Spec) -> None:
+    """Refuse a job that asks a ledger for what it cannot answer.
+
+    Raises:
+        NotFound: the tenant has no such ledger.
+        InputError: it is of another model or rule, or has no such version yet.
+    """
+    for index, certifier in enumerate(spec.certifiers):
+        if not isinstance(certifier, MemoryPredictSpec):
+            continue
+        found = _ledger(one(connection, ledgers, tenant_id, certifier.ledger))
+        rule, place = certifier.model_dump(mode="json", include={"sigmas", "search"}), f"certifiers.{index}"
+        if found.model_digest != model_digest:
+            raise InputError.at(f"{place}.ledger", f"{found.id} is of another model", "list those of this one with GET /v1/ledgers")
+        if any(found.rule[name] != value for name, value in rule.items()):
+            raise InputError.at(f"{place}.ledger", f"{found.id} has another rule", "copy sigmas and search from GET /v1/ledgers")
+        if certifier.version > found.version:
+            raise InputError.at(f"{place}.version", f"{found.id} is at version {found.version}", "ask that one, or one before")
+
+
 def region_values(region: Region, shadow: Shadow, reach: float) -> dict[str, Any]:
     """The columns of a region that say what and where it is."""
     places = dict(zip(SHADOW, shadow.coordinates, strict=True))
     return {**{name: getattr(region, name) for name in _PLAIN}, **places, "job_id": region.job, "reach": reach}
 
 
-def near(connection: sa.Connection, ledger: Any, candidate: Candidate, largest: float) -> list[Region]:
+def near(connection: sa.Connection, ledger: Any, candidate: Candidate, largest: float, version: int | None = None) -> list[Region]:
     """All regions of a ledger that overlap the candidate's ball or contain its centre, revoked ones too, and a few that do not.
 
     The index is asked for one coordinate, within the largest reach of any region; what it gives, for all of them.
@@ -66,12 +88,14 @@ def near(connection: sa.Connection, ledger: Any, candidate: Candidate, largest: 
         ledger: its row.
         candidate: whose neighbours.
         largest: at least the reach of every region.
+        version: only regions that were there then; null for all of them.
     """
     c, reach = regions.c, candidate.shadow.reach(candidate.radius)
     first, width = candidate.shadow.coordinates[0], reach + largest
     square = sum(((c[name] - at) * (c[name] - at) for name, at in zip(SHADOW, candidate.shadow.coordinates, strict=True)), sa.literal(0.0))
     close = c.p0.between(first - width, first + width) & (square <= (c.reach + reach) * (c.reach + reach))
     mine = owned(regions, ledger["tenant_id"]) & (c.ledger_id == ledger["id"])
+    mine = mine if version is None else mine & (c.version <= version)
     columns = [c[name] for name in (*_PLAIN, "job_id", "revoked_at")]
     return [_region(row) for row in connection.execute(sa.select(*columns).where(mine & close).order_by(c.number)).mappings()]
 

@@ -15,11 +15,11 @@ from certify.contradiction import contradictions, problems, suspects
 from certify.curves import report
 from certify.errors import Problem
 from certify.findings import AttackResult
-from certify.memory import Memory, candidates, disagreeing, resolve
+from certify.memory import Memory, answering, candidates, disagreeing, points, resolve
 from certify.regions import STATEMENT, Region, Rule, remembers
 from certify.report import Report
 from certify.run import Plan
-from certify.spec import InstanceSmoothingSpec, Spec
+from certify.spec import InstanceSmoothingSpec, MemoryPredictSpec, Spec
 from storage import ledger, results
 from storage.database import Database
 from storage.records import Job, JobState
@@ -71,16 +71,22 @@ def contradicted(
 def remember(db: Database, job: Job, dataset: Callable[[], Dataset]) -> None:
     """Take every certifier of the job that asks for it through its ledger, in the order of the spec; once, however often it is called.
 
+    Predictions come first: they ask for a version that was there when the job was submitted.
+
     Args:
         db: where.
         job: all of whose shards have ended.
         dataset: reads the dataset; not called when no certifier asks.
     """
+    for index, asking in enumerate(job.spec.certifiers):
+        if isinstance(asking, MemoryPredictSpec):
+            rows, data = _rows(db, job, index), dataset()
+            ledger.foretell(db, job.tenant_id, job.id, index, asking, points(rows, _inputs(data)), answering)
     if job.state is not JobState.FINALIZING:
         return
     for index, certifier in _remembering(job.spec):
         # Read before, so that nobody waits for a file behind the ledger's lock.
-        rows, data = [row for row in results.iter_certificates(db, job.tenant_id, job.id) if row.certifier == index], dataset()
+        rows, data = _rows(db, job, index), dataset()
         asked = candidates(rows, _inputs(data))
         ledger.apply(db, job.tenant_id, job.id, index, Rule.of(certifier, job.spec.noise_key), asked, resolve)
 
@@ -156,6 +162,10 @@ def _remembering(spec: Spec) -> Iterator[tuple[int, InstanceSmoothingSpec]]:
         if remembers(certifier):
             assert isinstance(certifier, InstanceSmoothingSpec)
             yield index, certifier
+
+
+def _rows(db: Database, job: Job, certifier: int) -> list[Certificate]:
+    return [row for row in results.iter_certificates(db, job.tenant_id, job.id) if row.certifier == certifier]
 
 
 def _inputs(dataset: Dataset) -> Callable[[Sequence[int]], _Array]:

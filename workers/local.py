@@ -20,7 +20,7 @@ from certify.facts import check
 from certify.findings import AttackResult
 from certify.rounding import show_share, show_share_upper
 from certify.run import Progress, Run, public_key
-from certify.spec import Spec, parse_spec
+from certify.spec import MemoryPredictSpec, Spec, parse_spec
 from workers.agreement import check_agreement, recheck
 from workers.command import Parser, answered, read_file, whole_file, wrong
 from workers.datasets import dataset_facts, read_dataset
@@ -124,6 +124,12 @@ def _spec(data: bytes) -> Spec:
     spec = parse_spec(data)
     if spec.noise_key == "service":
         raise SpecError.at("noise_key", "service keys exist only in the service", "remove it or write public-seed")
+    for index, certifier in enumerate(spec.certifiers):
+        if isinstance(certifier, MemoryPredictSpec):
+            detail = "ledgers that outlive a run exist only in the service"
+            raise SpecError.at(
+                f"certifiers.{index}.ledger", detail, "send it to a service, or use instance-smoothing with statement memory"
+            )
     return spec.with_noise_key("public-seed")
 
 

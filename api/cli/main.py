@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from api.cli import gates, jobs, keys, queries, remote, schedules, tenants, webhooks
+from api.cli import gates, jobs, keys, ledgers, queries, remote, schedules, tenants, webhooks
 from api.cli.console import err, sentences
 from api.cli.process import GRACE, PASS_ON, become
 from certify.exit_codes import Exit
@@ -68,6 +68,7 @@ app.add_typer(jobs.app, name="job", rich_help_panel=SERVICE)
 app.command("report", rich_help_panel=SERVICE)(jobs.report)
 app.command("certificates", rich_help_panel=SERVICE)(queries.certificates)
 app.command("compare", rich_help_panel=SERVICE)(queries.compare)
+app.add_typer(ledgers.app, name="ledger", rich_help_panel=SERVICE)
 app.add_typer(schedules.app, name="schedule", rich_help_panel=NIGHTLY)
 app.add_typer(gates.app, name="gate", rich_help_panel=NIGHTLY)
 app.add_typer(webhooks.app, name="webhook", rich_help_panel=NIGHTLY)

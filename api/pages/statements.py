@@ -25,9 +25,14 @@ STATEMENTS = {
         " with probability at least 1 - alpha for the noise level found for its centre. It depends on the order in which inputs"
         " came, and says nothing about a deployment without this ledger."
     ),
+    "S1-frozen-prediction": (
+        "With probability at least 1 - alpha over the sampled noise, this is the answer, at the input itself, of the smoothed"
+        " classifier whose noise level is held at the one found for it. The ledger was not asked. No radius is claimed."
+    ),
     "S2-memory-prediction": (
-        "The answer of the classifier that remembers, at the input itself: that of the region of the ledger in which it lies. No"
-        " radius is claimed."
+        "The answer of the classifier that remembers, at the input itself: that of the region of the ledger in which it lies;"
+        " outside all regions, with probability at least 1 - alpha over the sampled noise, the answer under the noise level found"
+        " for it. The reason of each row says which. No radius is claimed."
     ),
     "S3-corrected": (
         "With probability at least 1 - alpha over the sampled noise, the rule that takes its noise level from the user's own"

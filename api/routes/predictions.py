@@ -14,9 +14,12 @@ from api.paging import Cursor, Limit, page
 from api.schemas import AnswerOut, NewPrediction, PredictionOut, PredictionPageOut
 from api.security import By, CanRead, CanWriteJobs, Conf, Db
 from certify.errors import InputError
-from certify.question import in_own_words, is_prediction, prediction_spec
+from certify.question import in_own_words, is_prediction, ledger_prediction_spec, prediction_spec
+from certify.spec import Spec
 from storage import jobs, results
+from storage.database import Database
 from storage.errors import NotFound
+from storage.ledger_rows import get_ledger
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
 UNCHANGED: dict[int | str, Any] = {
@@ -28,7 +31,7 @@ UNCHANGED: dict[int | str, Any] = {
 def create_prediction(body: NewPrediction, response: Response, db: Db, conf: Conf, tenant: CanWriteJobs, by: By) -> PredictionOut:
     """Ask for the smoothed classifier's answers at the inputs themselves. It is a job: `/v1/jobs/{id}` cancels it and has its report."""
     with _own_words():
-        spec = prediction_spec(**body.model_dump(exclude={"model", "dataset", "name"}))
+        spec = _spec(db, tenant, body)
         job, new = jobs.create_job(
             db,
             tenant,
@@ -57,6 +60,15 @@ def get_prediction(
     keepable(request, job.state.ended)
     found = page(results.list_certificates(db, tenant, job_id, limit=limit, cursor=cursor), AnswerOut.of, request, response)
     return PredictionPageOut(**vars(PredictionOut.of(job)), items=found.items, next_cursor=found.next_cursor)
+
+
+def _spec(db: Database, tenant: str, body: NewPrediction) -> Spec:
+    asked = body.model_dump(exclude={"model", "dataset", "name", "ledger"})
+    if body.ledger is None:
+        return prediction_spec(**asked)
+    found = get_ledger(db, tenant, body.ledger)
+    more = {name: value for name, value in asked.items() if name not in ("sigma", "noise")}
+    return ledger_prediction_spec(ledger=found.id, version=found.version, rule=found.rule, **more)
 
 
 @contextmanager

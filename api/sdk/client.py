@@ -113,7 +113,8 @@ class Client:
         model: str,
         dataset: str,
         *,
-        sigma: float,
+        sigma: float | None = None,
+        ledger: str | None = None,
         n: int = 1000,
         alpha: float = 0.001,
         noise: str = "gaussian",
@@ -130,6 +131,8 @@ class Client:
             model: id.
             dataset: id.
             sigma: standard deviation of the noise in each coordinate, raw-input units.
+            ledger: in place of sigma, the id of a ledger: its regions answer for the inputs in them, and elsewhere the votes do, at the
+                level that is found for the input.
             n: votes for each example.
             alpha: error level of each answer.
             noise: as in a spec.
@@ -140,7 +143,8 @@ class Client:
         Raises:
             ServiceError: the service refused, or it ended without all answers.
         """
-        body = {"model": model, "dataset": dataset, "sigma": sigma, "n": n, "alpha": alpha, "noise": noise, "seed": seed, "name": name}
+        which = {"sigma": sigma} if ledger is None else {"ledger": ledger}
+        body = {"model": model, "dataset": dataset, **which, "n": n, "alpha": alpha, "noise": noise, "seed": seed, "name": name}
         job = self.post("/v1/predictions", {**body, "examples": dict(examples or {})})
         job = self.watch(job["id"], lambda job: None)
         if job["state"] != "succeeded":

@@ -177,7 +177,7 @@ def test_what_is_needed_and_what_does_not_fit(desk: Desk) -> None:
 
 
 def test_defaults_are_those_of_a_spec() -> None:
-    question = NewPrediction(model="m", dataset="d", sigma=0.25).model_dump(exclude={"model", "dataset", "name"})
+    question = NewPrediction(model="m", dataset="d", sigma=0.25).model_dump(exclude={"model", "dataset", "name", "ledger"})
     assert prediction_spec(**question) == prediction_spec(sigma=0.25)
     assert PredictSpec.model_fields["n"].default == 1000
 

@@ -20,6 +20,8 @@ from storage import jobs, shards
 from storage.artifacts import record_blob
 from storage.database import Database
 from storage.keys import create_key
+from tests.support.ledgers import Books
+from tests.support.regions import candidate
 from tests.support.shop import BOUNDS, Shop, answers, digest
 
 # Whoever runs the service may see these; they hold nothing of any tenant.
@@ -71,6 +73,15 @@ def _job(world: World, seed: int = 0) -> str:
     return job.id
 
 
+def _ledger(world: World) -> str:
+    """With a region, and the job that left it."""
+    books, asked = Books(world.shop, world.place.db), [candidate([0, 0, 0, 0], 0, 1.0)]
+    job = books.sampled(asked)
+    assert books.take(job, asked)
+    jobs.finish_job(world.place.db, job.id, Report(certifiers=()))
+    return books.ledger().id
+
+
 MAKERS: dict[str, Callable[[World], str]] = {
     "unique": lambda world: secrets.token_hex(8),
     "sha256": _blob,
@@ -78,6 +89,7 @@ MAKERS: dict[str, Callable[[World], str]] = {
     "dataset_id": lambda world: world.shop.dataset,
     "job_id": _job,
     "later_job_id": lambda world: _job(world, seed=1),
+    "ledger_id": _ledger,
     "schedule_id": _made("/v1/schedules"),
     "gate_id": _made("/v1/gates"),
     "webhook_id": _made("/v1/webhooks"),
