@@ -27,6 +27,7 @@ from workers.datasets import dataset_facts, read_dataset
 from workers.facts import model_facts
 from workers.finalize import contradicted, remembered_here
 from workers.plan import plan_job
+from workers.selectors import given_selectors
 from workers.settings import WorkerSettings
 from workers.versions import versions
 
@@ -71,6 +72,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
     facts, found = model_facts(model, lipschitz=_asks_for_lipschitz(spec)), dataset_facts(dataset)
     check(spec, facts, found, model.value_range)
     check_agreement(model, model_bytes)
+    others = given_selectors(spec, getattr(options, "selector", ()), model)
     rows = spec.examples.indices(found.count)
     plan, _ = plan_job(spec, facts, found, device, WorkerSettings.load().memory)
     pace = _Pace(len(rows), len(spec.certifiers), verb)
@@ -79,6 +81,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
         noise_key=public_key(spec),
         provenance=_provenance(model, dataset_bytes, spec, device),
         now=time.monotonic,
+        models=others,
         device=device,
         on_progress=pace.tell,
     )
@@ -115,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("certify", help="certify a model in this process, without the service")
     add_inputs(command)
     command.add_argument("--spec", required=True, metavar="spec.json")
+    command.add_argument("--selector", action="append", default=[], metavar="S.onnx", help="a network that the spec names by its SHA-256")
     add_outputs(command, "results.jsonl")
     command.add_argument("--require", action="append", default=[], metavar="SHARE@RADIUS", help="a gate on certified accuracy")
     return parser
