@@ -11,7 +11,8 @@ from certify.certificate import BoundsEvidence, Certificate, InstanceEvidence, L
 from certify.findings import AttackResult
 from certify.report import AttackPoint, AttackReport, CertifierReport, CurvePoint, Report
 from certify.rounding import show_distance_upper
-from certify.spec import BoundsSpec, CertifierSpec, PredictingSpec, RadiusSpec, Spec, decided_radii
+from certify.spec import BoundsSpec, CertifierSpec, InstanceSmoothingSpec, PredictingSpec, RadiusSpec, Spec, decided_radii
+from certify.specs.instance import ModelSelector
 from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
 
@@ -72,7 +73,7 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
         statement=statement,
         norm=first.norm,
         alpha=first.alpha,
-        method=evidence.method if isinstance(evidence, BoundsEvidence) else None,
+        method=_method(first, spec),
         sigma=None if isinstance(evidence, InstanceEvidence) else getattr(evidence, "sigma", None),
         noise=getattr(evidence, "noise", None),
         bound=getattr(evidence, "bound", None),
@@ -90,6 +91,16 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
         at_cap=sum(isinstance(row.evidence, BoundsEvidence) and row.evidence.at_cap for row in rows),
         note=" ".join(part for part in (note, also, _levels(rows), _behind(first)) if part),
     )
+
+
+def _method(row: Certificate, spec: CertifierSpec) -> str | None:
+    """How, where a kind knows several ways."""
+    if isinstance(spec, InstanceSmoothingSpec):
+        selector = spec.selector
+        if selector is None:
+            return "by search"
+        return f"by network {selector.model[:8]}" if isinstance(selector, ModelSelector) else "by confidence"
+    return row.evidence.method if isinstance(row.evidence, BoundsEvidence) else None
 
 
 def _behind(row: Certificate) -> str:
