@@ -217,3 +217,25 @@ def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path, capsys: 
     results = write(tmp_path / "old.jsonl", job())
     assert main(["--results", str(results), "--out", str(tmp_path / "none" / "new.jsonl"), "--alpha", "0.1"]) == 4
     assert "out: cannot write" in capsys.readouterr().err
+
+
+def test_a_semi_elasticity_alone_makes_another_claim_and_is_not_exploratory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = write(tmp_path / "old.jsonl", job())
+    assert run(results, "--semi-elasticity", "0.01") == 0
+    after = read(tmp_path / "new.jsonl")
+    assert {c.statement for c in after if c.kind == "smoothing"} == {"S3-corrected"}
+    assert all(new.radius <= old.radius for old, new in zip(job(), after, strict=True))
+    assert any(0 < new.radius < old.radius for old, new in zip(job(), after, strict=True))
+    assert after[10:] == job()[10:]
+    said = capsys.readouterr().err
+    assert "10 certificates recomputed; statement S3-corrected" in said
+    assert "exploratory" not in said
+    assert run(results, "--semi-elasticity", "0.01", "--alpha", "0.01") == 0
+    assert {c.statement for c in read(tmp_path / "new.jsonl") if c.kind == "smoothing"} == {"S3-corrected-exploratory"}
+    assert "recomputed; exploratory, statement S3-corrected-exploratory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_a_semi_elasticity_that_bounds_nothing_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str) -> None:
+    results = write(tmp_path / "old.jsonl", job())
+    assert "semi_elasticity: must lie between 0 and 1e6" in refusal(results, capsys, f"--semi-elasticity={value}")
