@@ -85,10 +85,10 @@ class Model:
 
     @property
     def constants(self) -> dict[str, float]:
-        """The l2 Lipschitz constants of its operators, each alone, by output: they carry rounding errors. Made once."""
-        from certify.evaluation.constants import own_constants
+        """The l2 Lipschitz constants from cut to cut, which carry rounding errors. Made once."""
+        from certify.evaluation.constants import part_constants
 
-        return self._once(("constants",), lambda: own_constants(self.graph))
+        return self._once(("constants",), lambda: part_constants(self.graph))
 
     def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         if key not in self._parts:

@@ -30,11 +30,10 @@ from certify.graph.operators.shape import Movement
 
 @dataclass(frozen=True)
 class Point:
-    """A computed value, for each of its numbers a bound of the distance from real arithmetic, and one of the l2 distance of all."""
+    """A computed value, and for each of its numbers a bound of the distance from real arithmetic."""
 
     value: Tensor  # (1, *shape), float64
     error: Tensor  # (1, *shape), float64
-    apart: float
 
 
 Weights = Mapping[str, Tensor]

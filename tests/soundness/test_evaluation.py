@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from certify.evaluation import float64, rules, value
-from certify.evaluation.constants import own_constants
+from certify.evaluation.constants import part_constants
 from certify.evaluation.float64 import Unknown
 from certify.evaluation.rules import Point, rule
 from certify.evaluation.value import measured, value_with_error
@@ -86,7 +86,7 @@ def ruled(name: str, error: float) -> Iterator[tuple[Operator, Any, Any, Any, to
     for operator, weights, x, made in steps(name):
         if not all(bool(part.isfinite().all()) for part in x):  # behind a mask of infinities, which has no rule
             continue
-        points = [Point(part, error * torch.rand(part.shape, generator=generator, dtype=torch.float64), math.inf) for part in x]
+        points = [Point(part, error * torch.rand(part.shape, generator=generator, dtype=torch.float64)) for part in x]
         try:
             yield operator, weights, points, made, *rule(operator, weights, made, *points)
         except Unknown:
@@ -142,7 +142,7 @@ def test_every_operator_with_a_lipschitz_constant_has_a_rule() -> None:
             except NoConstant:
                 known = False
             if known and all(bool(part.isfinite().all()) for part in x):
-                rule(operator, weights, made, *(Point(part, torch.zeros_like(part), 0.0) for part in x))
+                rule(operator, weights, made, *(Point(part, torch.zeros_like(part)) for part in x))
 
 
 def test_every_operator_has_a_rule_or_none_for_a_reason() -> None:
@@ -189,8 +189,8 @@ def _deep(layers: int) -> Graph:
 def test_errors_of_many_layers_grow_with_their_lipschitz_constants() -> None:
     graph, x = _deep(30), torch.rand(24, generator=torch.Generator().manual_seed(2))
     constants = {operator.output: 1.0 for operator in graph.operators}
-    assert constants == pytest.approx(own_constants(graph), rel=1e-4)
-    alone, along = measured(graph, x), measured(graph, x, own_constants(graph))
+    assert constants == pytest.approx(part_constants(graph), rel=1e-4)
+    alone, along = measured(graph, x), measured(graph, x, part_constants(graph))
     seen = distance(along.value.numpy(), exact(graph, x.double().numpy()))
     assert (seen <= along.each.numpy()).all()
     assert 0 < math.sqrt(float((seen**2).sum())) <= along.error <= 1e-11
@@ -240,7 +240,7 @@ def test_a_radius_loses_next_to_nothing_to_rounding(name: str) -> None:
     """Whatever is proved about a value is divided by the Lipschitz constant of the network that made it."""
     graph = read_onnx(export(NAMED[name], exporter="torchscript", opset=17, batch="dynamic"))
     x = torch.rand(graph.input_shape, generator=torch.Generator().manual_seed(1))
-    z, error = value_with_error(graph, x, own_constants(graph))
+    z, error = value_with_error(graph, x, part_constants(graph))
     stretched = max(1.0, Bounds.of(graph).at(graph.output))
     assert 0 < error <= 1e-11 * stretched * float(torch.linalg.vector_norm(z))
 
@@ -303,9 +303,32 @@ def test_slopes_that_are_too_small_are_caught(share: float, monkeypatch: pytest.
     }
     for kind, at in steep.items():
         operator = next(o for name in CASES for o, *_ in steps(name) if o.type == kind)
-        x = Point(
-            torch.full((1, *operator.shape), at, dtype=torch.float64), torch.full((1, *operator.shape), 1e-5, dtype=torch.float64), 1.0
-        )
+        x = Point(torch.full((1, *operator.shape), at, dtype=torch.float64), torch.full((1, *operator.shape), 1e-5, dtype=torch.float64))
         made = operator.evaluate({}, x.value)
         carried, _ = rule(operator, {}, made, x)
         assert bool((moved(operator, {}, [x], made) > carried).any()), kind
+
+
+def _sorting(layers: int) -> Graph:
+    """Orthogonal matrices and MaxMin: slices, extremes and a concatenation between two cuts."""
+    rng, half = np.random.default_rng(5), 6
+    weights = {f"w{i}": np.linalg.qr(rng.normal(size=(12, 12)))[0].astype(np.float32) for i in range(layers)}
+    weights |= {name: np.array([value]) for name, value in (("zero", 0), ("half", half), ("end", 2 * half), ("axis", 1))}
+    nodes, last = [], "x"
+    for i in range(layers):
+        nodes += [node("Gemm", f"{last} w{i}", f"g{i}"), node("Slice", f"g{i} zero half axis", f"a{i}")]
+        nodes += [node("Slice", f"g{i} half end axis", f"b{i}"), node("Max", f"a{i} b{i}", f"c{i}"), node("Min", f"a{i} b{i}", f"d{i}")]
+        last = "logits" if i == layers - 1 else f"t{i}"
+        nodes.append(node("Concat", f"c{i} d{i}", last, axis=1))
+    return read_onnx(model_bytes(nodes, weights, input_shape=("batch", 12)))
+
+
+def test_parts_between_cuts_are_carried_as_one() -> None:
+    graph, x = _sorting(20), torch.rand(12, generator=torch.Generator().manual_seed(2))
+    found = measured(graph, x, part_constants(graph))
+    assert set(part_constants(graph)) == {*graph.cuts(), graph.output}
+    assert max(part_constants(graph).values()) < 1.00001
+    seen = distance(found.value.numpy(), exact(graph, x.double().numpy()))
+    assert (seen <= found.each.numpy()).all()
+    assert 0 < found.error < 1e-11
+    assert measured(graph, x).error > 1e-7
