@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from certify.certificate import holds_at
-from certify.spec import CertifierSpec, Spec
+from certify.spec import CertifierSpec, InstanceSmoothingSpec, Spec
 from certify.verdict import Verdict
 
 UNANSWERED = (Verdict.TIMEOUT, Verdict.ERROR)
@@ -93,6 +93,11 @@ def unlike(now: Side, before: Side, certifier: int) -> str:
     if now.spec.clip != before.spec.clip or (now.spec.clip and now.value_range != before.value_range):
         return "the ball is clipped to another value range"
     where = counterpart(now, before, certifier)
+    if where is None and _held(now.spec.certifiers[certifier]) and not all(map(_held, before.spec.certifiers)):
+        return (
+            "it holds a noise level that was found for each input (S1), which says nothing of one smoothed classifier (S0): it is compared"
+            " with the same settings only, and the baseline has none"
+        )
     if where is None:
         return f"the baseline has no certifier with the settings of certifier {certifier}"
     if _claims(now, certifier) and _claims(before, where) and _claims(now, certifier) != _claims(before, where):
@@ -110,6 +115,10 @@ def counterpart(now: Side, before: Side, certifier: int) -> int | None:
 def _question(certifier: CertifierSpec) -> dict[str, object]:
     # How many copies go through the network at a time changes nothing that is asked.
     return certifier.model_dump(mode="json", exclude={"batch_size"})
+
+
+def _held(certifier: CertifierSpec) -> bool:
+    return isinstance(certifier, InstanceSmoothingSpec) and certifier.statement == "frozen"
 
 
 def _claims(side: Side, certifier: int) -> set[tuple[str, float | None]]:

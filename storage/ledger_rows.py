@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -90,14 +91,26 @@ def near(connection: sa.Connection, ledger: Any, candidate: Candidate, largest: 
         largest: at least the reach of every region.
         version: only regions that were there then; null for all of them.
     """
-    c, reach = regions.c, candidate.shadow.reach(candidate.radius)
-    first, width = candidate.shadow.coordinates[0], reach + largest
-    square = sum(((c[name] - at) * (c[name] - at) for name, at in zip(SHADOW, candidate.shadow.coordinates, strict=True)), sa.literal(0.0))
-    close = c.p0.between(first - width, first + width) & (square <= (c.reach + reach) * (c.reach + reach))
-    mine = owned(regions, ledger["tenant_id"]) & (c.ledger_id == ledger["id"])
-    mine = mine if version is None else mine & (c.version <= version)
+    reach = candidate.shadow.reach(candidate.radius)
+    asked: dict[str, Any] = {"tenant": ledger["tenant_id"], "ledger": ledger["id"], "reach": reach}
+    asked["version"] = ledger["version"] + 1 if version is None else version
+    for name, at in zip(SHADOW, candidate.shadow.coordinates, strict=True):
+        asked |= {f"{name}_at": at, f"{name}_low": at - reach - largest, f"{name}_high": at + reach + largest}
+    return [_region(row) for row in connection.execute(_near(), asked).mappings()]
+
+
+@lru_cache(maxsize=1)
+def _near() -> sa.Select[Any]:
+    """Made once: a pass asks it for every example."""
+    c, reach = regions.c, sa.bindparam("reach", type_=sa.Double)
+    mine = owned(regions, cast("str", sa.bindparam("tenant"))) & (c.ledger_id == sa.bindparam("ledger"))
+    boxed = [c[name].between(sa.bindparam(f"{name}_low"), sa.bindparam(f"{name}_high")) for name in SHADOW]
+    steps = [c[name] - sa.bindparam(f"{name}_at", type_=sa.Double) for name in SHADOW]
+    square = sum((step * step for step in steps), sa.literal(0.0))
+    close = square <= (c.reach + reach) * (c.reach + reach)
     columns = [c[name] for name in (*_PLAIN, "job_id", "revoked_at")]
-    return [_region(row) for row in connection.execute(sa.select(*columns).where(mine & close).order_by(c.number)).mappings()]
+    # The box is cheap and comes first; it also lets the index be asked for the first coordinate.
+    return sa.select(*columns).where(mine, *boxed, close, c.version <= sa.bindparam("version")).order_by(c.number)
 
 
 def _region(row: Any) -> Region:

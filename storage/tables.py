@@ -208,7 +208,7 @@ regions = sa.Table(
     sa.Column("revoked_because", sa.Text),
     sa.Column("centre", sa.LargeBinary, nullable=False),  # last: SQLite reads what is behind it only after it
     sa.UniqueConstraint("job_id", "certifier", "example"),
-    sa.Index("ix_regions_ledger_id_p0", "ledger_id", "p0"),
+    sa.Index("ix_regions_ledger_id_shadow", "ledger_id", *SHADOW),  # all coordinates: what is far is left out without its row
 )
 
 ledger_passes = sa.Table(

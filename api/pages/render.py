@@ -19,6 +19,9 @@ from storage.records import Dataset, Job, Model
 from storage.records_gates import Outcome
 
 _ROWS = 8
+# The level of the noise was found for an input and held there.
+HELD = "S1-"
+
 _environment = Environment(
     loader=PackageLoader("api.pages", "."), autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True
 )
@@ -31,23 +34,30 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outc
     sections = [_section(certifier) for certifier in report.certifiers]
     charts = []
     for norm in sorted({section["norm"] for section in sections} | {str(attack.norm) for attack in report.attacks}):
-        drawn = [section for section in sections if section["norm"] == norm and section["report"].reaches]
-        attacks = [attack for attack in report.attacks if attack.norm == norm]
-        if drawn or attacks:
-            charts.append((norm, _chart(norm, drawn, attacks)))
+        for own in (False, True):
+            drawn = [s for s in sections if s["norm"] == norm and s["report"].reaches and apart(s["report"]) is own]
+            attacks = [attack for attack in report.attacks if attack.norm == norm and not own]
+            if drawn or attacks:
+                charts.append((norm, {**_chart(norm, drawn, attacks), "apart": own}))
     return _environment.get_template("report.html").render(
         job=job,
         model=model,
         dataset=dataset,
         spec=json.dumps(job.spec.model_dump(mode="json"), indent=2),
         sections=sections,
-        beside=[certifier for certifier in report.certifiers if certifier.reaches],
+        beside=[certifier for certifier in report.certifiers if certifier.reaches and not apart(certifier)],
+        left_out=[certifier for certifier in report.certifiers if apart(certifier)],
         charts=charts,
         attacks=[{"report": attack, "rows": attacked(attack)} for attack in report.attacks],
         layers=breakdown(job.spec, model.facts),
         outcomes=outcomes,
         partial=job.progress.certificates_done < job.progress.certificates_total,
     )
+
+
+def apart(report: CertifierReport) -> bool:
+    """Whether its certificates speak of a classifier that no other input is given, so that nothing else is compared with them."""
+    return report.statement.startswith(HELD)
 
 
 def duration(seconds: float | None) -> str:

@@ -55,6 +55,7 @@ def test_the_api_loads_nothing_heavy(module: str) -> None:
         "gate_rules",
         "comparison",
         "gates",
+        "regions",
     ],
 )
 def test_the_light_half_is_light(module: str) -> None:

@@ -100,9 +100,16 @@ def opened(folder: str) -> tuple[Database, dict[str, Any], str]:
     db.migrate()
     shop = Shop.open(db, "bench")
     job = shop.submit()
-    ledger = {"id": "ldg_0", "tenant_id": shop.tenant, "created_at": job.created_at, "model_digest": "0" * 64, "rule_digest": "0" * 64}
+    ledger = {
+        "version": 1,
+        "id": "ldg_0",
+        "tenant_id": shop.tenant,
+        "created_at": job.created_at,
+        "model_digest": "0" * 64,
+        "rule_digest": "0" * 64,
+    }
     with db.begin() as connection:
-        connection.execute(sa.insert(ledgers).values(**ledger, rule="{}", regions=0, version=0, largest_reach=0.0))
+        connection.execute(sa.insert(ledgers).values(**ledger, rule="{}", regions=0, largest_reach=0.0))
     return db, ledger, job.id
 
 

@@ -145,6 +145,18 @@ def test_only_the_same_question_is_compared(changes: dict[str, Any], why: str) -
     assert why in found.sentence
 
 
+def test_held_noise_levels_are_not_compared_with_one_level() -> None:
+    """S1 is left out beside S0, and the sentence says why."""
+    frozen = {"kind": "instance-smoothing", "statement": "frozen", "sigmas": [0.25, 0.5]}
+    then = side([True] * 9, job="job_then")
+    now = side([True] * 9, asked=spec(frozen))
+    found = judge(rules(no_drop()), now, {"previous": then}, interval=interval)
+    assert found.judgement is OPEN
+    assert "says nothing of one smoothed classifier (S0)" in found.sentence
+    back = judge(rules(no_drop()), then, {"previous": now}, interval=interval)
+    assert "no certifier with the settings" in back.sentence
+
+
 def test_another_statement_or_alpha_is_another_question() -> None:
     now = [Row(Verdict.CERTIFIED, True, 0.25, "S0-fixed", 1e-6)] * 9
     for other in (Row(Verdict.CERTIFIED, True, 0.25, "S0-fixed-grid", 1e-6), Row(Verdict.CERTIFIED, True, 0.25, "S0-fixed", 2e-6)):

@@ -54,7 +54,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("ledger_id", "number", name=op.f("pk_regions")),
         sa.UniqueConstraint("job_id", "certifier", "example", name=op.f("uq_regions_job_id_certifier_example")),
     )
-    op.create_index("ix_regions_ledger_id_p0", "regions", ["ledger_id", "p0"], unique=False)
+    op.create_index("ix_regions_ledger_id_shadow", "regions", ["ledger_id", *(f"p{i}" for i in range(8))], unique=False)
     op.create_index(op.f("ix_regions_tenant_id"), "regions", ["tenant_id"], unique=False)
     op.create_table(
         "ledger_passes",
@@ -78,7 +78,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_ledger_passes_ledger_id"), table_name="ledger_passes")
     op.drop_table("ledger_passes")
     op.drop_index(op.f("ix_regions_tenant_id"), table_name="regions")
-    op.drop_index("ix_regions_ledger_id_p0", table_name="regions")
+    op.drop_index("ix_regions_ledger_id_shadow", table_name="regions")
     op.drop_table("regions")
     op.drop_index(op.f("ix_ledgers_tenant_id"), table_name="ledgers")
     op.drop_table("ledgers")
