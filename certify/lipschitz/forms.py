@@ -135,7 +135,7 @@ def _error(steps: Sequence[Step], base: str, target: str) -> float:
     return Rounding(total.terms + joins, total.magnitude).error
 
 
-def _run(steps: Sequence[Step], base: str, value: Tensor, target: str) -> Tensor:
+def _run(steps: Sequence[Step], base: str, value: Tensor, target: str) -> Tensor:  # value: (batch, *shape of the base)
     values = {base: value}
     for step in steps:
         made = step.apply(values)

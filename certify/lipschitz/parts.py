@@ -57,7 +57,7 @@ class Moved(Part):
 
     function: Callable[[Tensor], Tensor]
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # (batch, any shape)
         return self.function(x)
 
     def rounding(self) -> Rounding:
@@ -74,7 +74,7 @@ class Repeated(Part):
     view: Shape
     made: Shape
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # (batch, *view)
         return x.reshape(-1, *(1,) * (len(self.made) - len(self.view)), *self.view).expand(-1, *self.made)
 
     @property
@@ -97,7 +97,7 @@ class Scaled(Part):
     shape: Shape
     terms: int = 0
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # (batch, *shape)
         return x.reshape(-1, *self.shape) * torch.from_numpy(np.array(self.factor, np.float64))
 
     def rounding(self) -> Rounding:
@@ -168,7 +168,7 @@ class Spread(Part):
             raise NoConstant("", f"as a matrix of {self.made * self.length} weights it is too large")
         return np.ascontiguousarray(self.make(), np.float64)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # (batch, before * length * after in any shape)
         values = x.reshape(-1, self.before, self.length, self.after)
         if isinstance(self.make, Picks):
             places = torch.from_numpy(np.array(self.make.places))
@@ -239,7 +239,7 @@ class Filtered(Part):
     ends: Shape
     groups: int
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # (batch, channels, *sizes) in any shape
         axes = len(self.sizes)
         value = x.reshape(-1, self.weight.shape[1] * self.groups, *self.sizes)
         pads = [pad for axis in reversed(range(axes)) for pad in (self.begins[axis], self.ends[axis])]
@@ -276,7 +276,7 @@ class Transposed(Part):
 
     forward: Filtered
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:  # (batch, channels, *made) in any shape
         conv = self.forward
         axes = len(conv.sizes)
         spread = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
