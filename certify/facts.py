@@ -260,7 +260,11 @@ def _supported(spec: Spec, model: ModelFacts) -> list[Problem]:
         for support in model.support:
             if (support.kind, support.method, support.norm) == wanted and not support.supported:
                 found.append(
-                    Problem(field=f"certifiers.{index}", detail=support.reason, mend="choose another method or norm for this model, or randomized smoothing")
+                    Problem(
+                        field=f"certifiers.{index}",
+                        detail=support.reason,
+                        mend="choose another method or norm for this model, or randomized smoothing",
+                    )
                 )
     return found
 
