@@ -60,9 +60,10 @@ def rate(wrong: Array) -> float:
 # -- coverage ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("alpha", [0.05, pytest.param(0.01, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "sampling", "runs"), settings())
-def test_dual_claims_are_false_at_most_alpha_without_a_split(name: str, sampling: str, runs: int) -> None:
-    shares, alpha = SHARES[name], 0.05
+def test_dual_claims_are_false_at_most_alpha_without_a_split(name: str, sampling: str, runs: int, alpha: float) -> None:
+    shares = SHARES[name]
     found = simulate(shares, runs, 1, n=1000, alpha=alpha, selector={"n": 500}, **SAMPLINGS[sampling])
     truth = np.array([shares.radius(index, top) for index, top in zip(found.index, found.top, strict=True)])
     assert rate((found.radius > 0) & (found.radius > truth)) <= alpha
