@@ -56,7 +56,9 @@ class Desk(Api):
         return found["id"], self.client.get(f"/v1/ledgers/{found['id']}/regions").json()["items"]
 
     def asked(self, **more: Any) -> Any:
-        return self.client.post("/v1/predictions", json={"model": self.model_id, "dataset": self.dataset_id, "n": 200, "alpha": 0.01, **more})
+        return self.client.post(
+            "/v1/predictions", json={"model": self.model_id, "dataset": self.dataset_id, "n": 200, "alpha": 0.01, **more}
+        )
 
     def answers(self, **more: Any) -> list[dict[str, Any]]:
         sent = self.asked(**more)
