@@ -65,9 +65,9 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
         InputError: a file or an option cannot be used.
         ContradictionError: two of the results, which are written, cannot both be true.
     """
-    device = _device(options.device)
+    device = device_of(options.device)
     model_bytes, dataset_bytes = read_file(options.model, "model"), read_file(options.data, "data")
-    model = Model.from_onnx(model_bytes, _range(options.range))
+    model = Model.from_onnx(model_bytes, range_of(options.range))
     dataset = read_dataset(dataset_bytes)
     facts, found = model_facts(model, lipschitz=_asks_for_lipschitz(spec)), dataset_facts(dataset)
     check(spec, facts, found, model.value_range)
@@ -75,7 +75,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
     others = given_selectors(spec, getattr(options, "selector", ()), model)
     rows = spec.examples.indices(found.count)
     plan, _ = plan_job(spec, facts, found, device, WorkerSettings.load().memory)
-    pace = _Pace(len(rows), len(spec.certifiers), verb)
+    pace = Pace(len(rows), len(spec.certifiers), verb)
     run = Run(
         plan=plan,
         noise_key=public_key(spec),
@@ -137,13 +137,23 @@ def _spec(data: bytes) -> Spec:
     return spec.with_noise_key("public-seed")
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """The device that an option names; auto takes a GPU where there is one.
+
+    Raises:
+        InputError: there is none, and the option asks for it.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise wrong("device", "no CUDA device is available", "use --device cpu or auto")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _range(text: str | None) -> tuple[float, float] | None:
+def range_of(text: str | None) -> tuple[float, float] | None:
+    """LOW,HIGH as two numbers.
+
+    Raises:
+        InputError: it is something else.
+    """
     if text is None:
         return None
     try:
@@ -180,7 +190,7 @@ def _write(path: Path, findings: Iterator[Certificate | AttackResult]) -> list[C
     return kept
 
 
-class _Pace:
+class Pace:
     """Says on stderr how far the run is, how fast it goes and how long the rest will take."""
 
     def __init__(self, examples: int, certifiers: int, verb: str) -> None:

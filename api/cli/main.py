@@ -105,6 +105,12 @@ def recompute(context: typer.Context) -> None:
     become("workers.recompute", *context.args)
 
 
+@app.command("calibrate", context_settings=PASS_ON, rich_help_panel=ALONE)
+def calibrate(context: typer.Context) -> None:
+    """Fit the thresholds of instance-smoothing to other rows: --model M.onnx --data D.npz --spec spec.json --out calibrated.json."""
+    become("workers.calibrate", *context.args)
+
+
 @app.command("export", context_settings=PASS_ON, rich_help_panel=ALONE)
 def export(context: typer.Context) -> None:
     """Write a trained torch module as ONNX, checked: PACKAGE.MODULE:FACTORY --weights W.safetensors --input-shape 1,28,28 --out M.onnx."""

@@ -126,6 +126,9 @@ class Line:
         return np.asarray(value)
 
     def model(self) -> Model:
+        return Model.from_onnx(self.onnx())
+
+    def onnx(self) -> bytes:
         """The same in ONNX; x must stay above -30."""
         signs = [(-2.0, 2.0)[i % 2] * self.steep for i in range(len(self.knots))]
         weights = {
@@ -135,7 +138,7 @@ class Line:
             "c": np.array([0.0, -self.steep * (30.0 + self.first)], dtype=np.float32),
         }
         nodes = [node("Gemm", "x w b", "h", transB=1), node("Relu", "h", "a"), node("Gemm", "a v c", "logits", transB=1)]
-        return Model.from_onnx(model_bytes(nodes, weights, input_shape=("batch", 1)))
+        return model_bytes(nodes, weights, input_shape=("batch", 1))
 
     def share(self, x: Array, sigma: float, inside: Callable[[Array], Array], edges: Sequence[float]) -> Array:
         """P(inside(g(x + sigma z))) for each x, where `inside` changes only where g has one of the values `edges`."""
