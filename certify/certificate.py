@@ -160,6 +160,20 @@ class PredictionEvidence(Frozen):
         return self.n
 
 
+class DualPredictionEvidence(PredictionEvidence):
+    """Votes at the level `sigma` that a smoothed selector gave; those of the selector, by level, with their p-value. No level, no votes."""
+
+    sigmas: tuple[float, ...]
+    selector_sigma: float
+    selector_counts: tuple[int, ...]
+    selector_p_value: Share
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies that were evaluated, those of the selector included."""
+        return self.n + sum(self.selector_counts)
+
+
 class MemoryPredictionEvidence(PredictionEvidence):
     """Votes at the level `sigma` that a `search` found for this input; `memory` once a ledger was asked, whose region may have answered."""
 
@@ -233,6 +247,7 @@ Voted = (
     | InstanceEvidence
     | CorrectedEvidence
     | SmoothingEvidence
+    | DualPredictionEvidence
     | MemoryPredictionEvidence
     | PredictionEvidence
     | SplittingEvidence

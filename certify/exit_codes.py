@@ -14,7 +14,7 @@ from certify.rounding import show_share
 from certify.spec import BoundsSpec, CertifierSpec, RadiusSpec, Spec, SplittingSpec
 from certify.verdict import Verdict
 
-PREDICTING = ("predict", "memory-predict")
+PREDICTING = ("predict", "dual-predict", "memory-predict")
 
 
 class Exit(IntEnum):

@@ -7,6 +7,7 @@ from typing import Any
 from certify.attacks.certifier import Attacker
 from certify.bounds.certifier import BoundsCertifier
 from certify.certifier import Finder
+from certify.dual_prediction import DualPredictCertifier
 from certify.instance_smoothing import InstanceSmoothingCertifier
 from certify.lipschitz.certifier import LipschitzCertifier
 from certify.memory_prediction import MemoryPredictCertifier
@@ -19,6 +20,7 @@ CERTIFIERS: dict[str, type[Finder[Any, Any]]] = {
     "instance-smoothing": InstanceSmoothingCertifier,
     "latent-smoothing": LatentSmoothingCertifier,
     "predict": PredictCertifier,
+    "dual-predict": DualPredictCertifier,
     "memory-predict": MemoryPredictCertifier,
     "dssn": SplittingCertifier,
     "bounds": BoundsCertifier,

@@ -14,7 +14,7 @@ from certify.facts import misfits
 from certify.model import Model
 from certify.run import Run
 from certify.sampling.ballot import Voters
-from certify.spec import InstanceSmoothingSpec
+from certify.spec import DualPredictSpec, InstanceSmoothingSpec
 from certify.specs.instance import ConfidenceSelector, ModelSelector
 
 
@@ -66,7 +66,7 @@ def votes(
     return levels.masked_fill(~logits.isfinite().all(dim=1, keepdim=True), torch.nan)
 
 
-def selector_of(spec: InstanceSmoothingSpec, model: Model, run: Run, field: str) -> Voters:
+def selector_of(spec: InstanceSmoothingSpec | DualPredictSpec, model: Model, run: Run, field: str) -> Voters:
     """Who votes for a level.
 
     Args:

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from certify.errors import SpecError, problems_of
 from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive
 from certify.specs.deterministic import AttackSpec, BoundsSpec, LipschitzSpec
-from certify.specs.instance import InstanceSmoothingSpec, MemoryPredictSpec
+from certify.specs.instance import DualPredictSpec, InstanceSmoothingSpec, MemoryPredictSpec
 from certify.specs.smoothing import LatentSmoothingSpec, RadiusSpec, SmoothingSpec
 from certify.specs.voting import CopiesSpec, NoisySpec, PredictSpec, SplittingSpec
 
@@ -27,6 +27,7 @@ __all__ = [
     "CertifierSpec",
     "CopiesSpec",
     "Count",
+    "DualPredictSpec",
     "ExampleRange",
     "Frozen",
     "InstanceSmoothingSpec",
@@ -50,7 +51,7 @@ __all__ = [
 
 # Those that prove a radius from votes of noisy copies, those that answer at the inputs themselves, and all whose evidence is votes.
 ProvingSpec = SmoothingSpec | LatentSmoothingSpec | InstanceSmoothingSpec
-PredictingSpec = PredictSpec | MemoryPredictSpec
+PredictingSpec = PredictSpec | DualPredictSpec | MemoryPredictSpec
 VotingSpec = ProvingSpec | PredictingSpec | SplittingSpec
 CertifierSpec = Annotated[VotingSpec | BoundsSpec | LipschitzSpec | AttackSpec, Field(discriminator="kind")]
 

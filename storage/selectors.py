@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from certify.errors import InputError, Problem
 from certify.facts import ModelFacts, misfits
-from certify.spec import InstanceSmoothingSpec, Spec
+from certify.spec import DualPredictSpec, InstanceSmoothingSpec, Spec
 from certify.specs.instance import ModelSelector
 from storage.errors import NotReady
 from storage.records import ArtifactState
@@ -29,7 +29,7 @@ def check_selectors(connection: sa.Connection, tenant_id: str, spec: Spec, shape
     """
     problems: list[Problem] = []
     for index, certifier in enumerate(spec.certifiers):
-        if isinstance(certifier, InstanceSmoothingSpec) and isinstance(certifier.selector, ModelSelector):
+        if isinstance(certifier, InstanceSmoothingSpec | DualPredictSpec) and isinstance(certifier.selector, ModelSelector):
             field = f"certifiers.{index}.selector.model"
             found = _facts(connection, tenant_id, certifier.selector.model, field)
             problems += misfits(field, certifier.selector, len(certifier.sigmas), shape, found)

@@ -44,6 +44,11 @@ STATEMENTS = {
         " the open ball: a smoothed selector picks the same noise level throughout it, and the smoothed classifier of that level"
         " the same class. It holds for every input in the ball as it is deployed, and says nothing about the model without noise."
     ),
+    "S4-dual-prediction": (
+        "With probability at least 1 - alpha over the sampled noise, this is the two-stage classifier's answer at the input itself: the"
+        " level that its smoothed selector gives there, and the class under noise of that level. It says nothing about other inputs: no"
+        " radius is claimed."
+    ),
     "S0-prediction-latent": (
         "With probability at least 1 - alpha over the sampled noise, this is the latent smoothed classifier's answer at the input"
         " itself. It says nothing about other inputs: no radius is claimed."

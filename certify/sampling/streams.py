@@ -26,6 +26,7 @@ class Stage(IntEnum):
     SEARCH = 3
     SELECTOR_SELECTION = 4
     SELECTOR_ESTIMATION = 5
+    SELECTOR_PREDICTION = 6
 
 
 class Lane(IntEnum):

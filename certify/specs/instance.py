@@ -123,11 +123,8 @@ class InstanceSmoothingSpec(RadiusSpec):
             raise ValueError(f"selector.looks must ascend and end at selector.n = {selector.n}; correct them or leave them out")
         if self.sampling == "fixed" and len(selector.looks) > 1:
             raise ValueError("selector.looks belong to adaptive sampling; remove them or use sampling adaptive")
-        if isinstance(selector, ConfidenceSelector):
-            if len(selector.thresholds) != len(self.sigmas) - 1:
-                raise ValueError(f"selector.thresholds lists {len(selector.thresholds)}; {len(self.sigmas)} sigmas need one less")
-            if any(a > b for a, b in pairwise(selector.thresholds)):
-                raise ValueError("selector.thresholds must ascend; sort them")
+        if problem := misfit(selector, len(self.sigmas)):
+            raise ValueError(problem)
         return self
 
     @property
@@ -175,6 +172,15 @@ class InstanceSmoothingSpec(RadiusSpec):
         if self.selector is not None and (why := self.selection.impossible(alpha, dimension)):
             return f"the selector can never agree: {why}"
         return super().impossible(alpha, dimension, lipschitz)
+
+
+def misfit(selector: ConfidenceSelector | ModelSelector, levels: int) -> str:
+    """Why a selector cannot choose among so many levels, or an empty string."""
+    if not isinstance(selector, ConfidenceSelector):
+        return ""
+    if len(selector.thresholds) != levels - 1:
+        return f"selector.thresholds lists {len(selector.thresholds)}; {levels} sigmas need one less"
+    return "selector.thresholds must ascend; sort them" if any(a > b for a, b in pairwise(selector.thresholds)) else ""
 
 
 def overlap(a: range, b: range) -> bool:
@@ -229,6 +235,54 @@ def default_thresholds(sigmas: list[float], sigma: float, alpha: float, n: int) 
     """
     best = NormalDist().inv_cdf(max(0.5, math.exp(math.log(alpha) / n)))
     return tuple(round(NormalDist().cdf(level * best / sigma), 6) for level in sigmas[:-1])
+
+
+class DualPredictSpec(CopiesSpec):
+    """PREDICT of the rule that a `dual` certificate speaks of: a level by the smoothed selector, then the class under that level.
+
+    `sigmas` and `selector` are those of the certificate; `selector.n` votes choose the level, `n` the class. Only these counts have
+    defaults: other thresholds would be another rule.
+    """
+
+    kind: Literal["dual-predict"]
+    sigmas: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16)]
+    selector: Annotated[ConfidenceSelector | ModelSelector, Field(discriminator="kind")]
+    n: Count = 1000
+    alpha: Alpha = 0.001
+
+    norm: ClassVar[Norm] = Norm.L2
+    noise: ClassVar[Literal["gaussian"]] = "gaussian"
+    stochastic: ClassVar[bool] = True
+    grid_field: ClassVar[None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _votes_of_the_selector(cls, data: Any) -> Any:
+        """What only matters to certificates may be left out of the selector."""
+        selector = data.get("selector") if isinstance(data, dict) else None
+        if not isinstance(selector, dict):
+            return data
+        n = selector.get("n", cls.model_fields["n"].default)
+        return {**data, "selector": {"n0": 1, "n": n, "looks": (n,), **selector}}
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if any(a >= b for a, b in pairwise(self.sigmas)):
+            raise ValueError("sigmas must ascend; sort them and list each once")
+        if problem := misfit(self.selector, len(self.sigmas)):
+            raise ValueError(problem)
+        for n in (self.n, self.selector.n):
+            if why := too_few_votes(n, self.alpha / 2):
+                raise ValueError(why)
+        return self
+
+    @property
+    def other_models(self) -> tuple[str, ...]:
+        return (self.selector.model,) if isinstance(self.selector, ModelSelector) else ()
+
+    def work(self, largest_tensor: int) -> float:
+        """A rough cost of one example, in tensor elements touched: what shards are cut by."""
+        return float(self.n + self.selector.n) * largest_tensor
 
 
 class MemoryPredictSpec(CopiesSpec):
