@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from certify import Examples, certify
-from certify.calibration import calibrated
+from certify.calibration import Calibration, calibrated, calibration
 from certify.spec import InstanceSmoothingSpec, parse_spec
 from tests.support.levels import Line
 from tests.support.runs import run_for
@@ -58,3 +59,18 @@ def test_fitted_thresholds_mend_a_bad_guess_on_other_examples() -> None:
     for thresholds in ([0.0], [1.0], [0.999]):
         assert good > 1.1 * mean_radius({**DUAL, "selector": {"thresholds": thresholds}}, others)[0]
     assert good > 0.98 * mean_radius(DUAL, others)[0]
+
+
+def estimated(steep: float, thresholds: tuple[float, ...]) -> Calibration:
+    spec = parse_spec({"certifiers": [{**DUAL, "selector": {"thresholds": list(thresholds)}}]}).certifiers[0]
+    assert isinstance(spec, InstanceSmoothingSpec)
+    return calibration(Line(LINE.first, LINE.knots, steep).model(), examples(30, seed=1), spec, copies=100, batch_size=7)
+
+
+@pytest.mark.parametrize("steep", [1.0, 38.0, 42.0, 60.0])
+def test_what_is_told_is_told_of_the_thresholds_as_they_are_written(steep: float) -> None:
+    """A network so sure of itself that six digits of a threshold say 1 where its log-odds tell inputs apart."""
+    found = estimated(steep, (0.9,))
+    assert estimated(steep, found.thresholds).before == found.mean
+    for single in ((0.0,), (1.0,), (0.9,)):
+        assert estimated(steep, single).before <= found.mean
