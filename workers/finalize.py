@@ -1,33 +1,24 @@
-"""What follows from all rows of a job together: what ledgers make of them, and whether any two of them contradict each other."""
+"""The end of a job: what its ledgers make of its rows, whether any two of them contradict each other, and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from certify import Model
-from certify.certificate import Certificate, InstanceEvidence
-from certify.contradiction import contradictions, problems, suspects
+from certify.certificate import Certificate
 from certify.curves import report
 from certify.errors import Problem
-from certify.findings import AttackResult
-from certify.memory import Memory, answering, candidates, disagreeing, points, resolve
-from certify.regions import STATEMENT, Region, Rule, remembers
+from certify.memory import answering, candidates, points, resolve
+from certify.regions import Rule
 from certify.report import Report
-from certify.run import Plan
-from certify.spec import InstanceSmoothingSpec, MemoryPredictSpec, Spec
+from certify.spec import MemoryPredictSpec
 from storage import ledger, results
 from storage.database import Database
 from storage.records import Job, JobState
 from workers.datasets import Dataset
+from workers.together import Clash, clashes, contradicted, inputs_of, remembering
 
-_Row = Certificate | AttackResult
 _NAMED = 5
-_Array = np.ndarray[Any, Any]
 
 
 def concluded(db: Database, job: Job, model: Callable[[], Model], dataset: Callable[[], Dataset]) -> tuple[Report, tuple[Problem, ...]]:
@@ -49,25 +40,6 @@ def concluded(db: Database, job: Job, model: Callable[[], Model], dataset: Calla
     return report(findings, job.spec), (*wrong, *(clash.problem() for clash in found[:_NAMED]))
 
 
-def contradicted(
-    findings: Sequence[_Row], spec: Spec, plan: Plan, model: Callable[[], Model], dataset: Callable[[], Dataset]
-) -> tuple[Problem, ...]:
-    """What to tell about rows that cannot both be true; empty when there are none.
-
-    Args:
-        findings: all rows of a job.
-        spec: of the job.
-        plan: of the job.
-        model: reads the model; not called when no row keeps an input with another answer.
-        dataset: reads the dataset; likewise.
-    """
-    pairs = suspects(findings)
-    if not pairs:
-        return ()
-    data = dataset()
-    return problems(contradictions(pairs, lambda row: data.x[row], model(), spec, plan))
-
-
 def remember(db: Database, job: Job, dataset: Callable[[], Dataset]) -> None:
     """Take every certifier of the job that asks for it through its ledger, in the order of the spec; once, however often it is called.
 
@@ -81,73 +53,14 @@ def remember(db: Database, job: Job, dataset: Callable[[], Dataset]) -> None:
     for index, asking in enumerate(job.spec.certifiers):
         if isinstance(asking, MemoryPredictSpec):
             rows, data = _rows(db, job, index), dataset()
-            ledger.foretell(db, job.tenant_id, job.id, index, asking, points(rows, _inputs(data)), answering)
+            ledger.foretell(db, job.tenant_id, job.id, index, asking, points(rows, inputs_of(data)), answering)
     if job.state is not JobState.FINALIZING:
         return
-    for index, certifier in _remembering(job.spec):
+    for index, certifier in remembering(job.spec):
         # Read before, so that nobody waits for a file behind the ledger's lock.
         rows, data = _rows(db, job, index), dataset()
-        asked = candidates(rows, _inputs(data))
+        asked = candidates(rows, inputs_of(data))
         ledger.apply(db, job.tenant_id, job.id, index, Rule.of(certifier, job.spec.noise_key), asked, resolve)
-
-
-def remembered_here(findings: Iterator[_Row], spec: Spec, dataset: Dataset) -> Iterator[_Row]:
-    """The rows of a run without service, as ledgers of its own leave them: empty at first, one for each rule.
-
-    Args:
-        findings: certifier by certifier, examples in order.
-        spec: of the run.
-        dataset: of the run.
-    """
-    asking, ledgers = dict(_remembering(spec)), dict[Rule, Memory]()
-    for index, group in groupby(findings, key=lambda row: row.certifier):
-        if index not in asking:
-            yield from group
-            continue
-        rows = [row for row in group if isinstance(row, Certificate)]
-        memory = ledgers.setdefault(Rule.of(asking[index], spec.noise_key), Memory())
-        yield from memory.take(rows, candidates(rows, _inputs(dataset)), index)
-
-
-@dataclass(frozen=True)
-class Clash:
-    """Two rows of a ledger that answer differently in one place: the rules were broken. Neither is to be believed."""
-
-    rows: tuple[Certificate, Certificate]
-
-    def problem(self) -> Problem:
-        one, other = self.rows
-        detail = (
-            f"certifier {one.certifier} ({one.kind}, {one.statement}) answers {one.prediction} around example {one.example} and"
-            f" {other.prediction} around example {other.example}, and the balls overlap"
-        )
-        return Problem(
-            field="results", detail=detail, mend="the regions behind them are revoked; this is a defect of the service, report it"
-        )
-
-    def regions(self) -> list[tuple[str, int]]:
-        """Ledger and number of what the rows lean on."""
-        notes = [row.evidence.memory for row in self.rows if isinstance(row.evidence, InstanceEvidence) and row.evidence.memory]
-        found = [(note.ledger, note.region or note.by) for note in notes]
-        return [(where, number) for where, number in found if where is not None and number is not None]
-
-
-def clashes(findings: Sequence[_Row], spec: Spec, dataset: Callable[[], Dataset]) -> list[Clash]:
-    """Pairs of rows of one certifier that went through a ledger and still answer differently in one place: looked for anew, from the rows.
-
-    Args:
-        findings: all rows of a job.
-        spec: of the job.
-        dataset: reads the dataset; not called when no certifier asks a ledger.
-    """
-    found = []
-    for index, _ in _remembering(spec):
-        mine = [row for row in findings if isinstance(row, Certificate) and row.certifier == index and row.statement == STATEMENT]
-        claimed = [row for row in mine if row.radius > 0]
-        centres = _inputs(dataset())([row.example for row in claimed]) if claimed else ()
-        balls = [_ball(row, place, x.astype("<f4").tobytes()) for place, (row, x) in enumerate(zip(claimed, centres, strict=True))]
-        found += [Clash((claimed[one.number], claimed[other.number])) for one, other in disagreeing(balls)]
-    return found
 
 
 def revoke(db: Database, tenant_id: str, found: Sequence[Clash]) -> None:
@@ -157,33 +70,5 @@ def revoke(db: Database, tenant_id: str, found: Sequence[Clash]) -> None:
             ledger.revoke(db, tenant_id, where, number, clash.problem().detail)
 
 
-def _remembering(spec: Spec) -> Iterator[tuple[int, InstanceSmoothingSpec]]:
-    for index, certifier in enumerate(spec.certifiers):
-        if remembers(certifier):
-            assert isinstance(certifier, InstanceSmoothingSpec)
-            yield index, certifier
-
-
 def _rows(db: Database, job: Job, certifier: int) -> list[Certificate]:
     return [row for row in results.iter_certificates(db, job.tenant_id, job.id) if row.certifier == certifier]
-
-
-def _inputs(dataset: Dataset) -> Callable[[Sequence[int]], _Array]:
-    return lambda examples: dataset.x[list(examples)].numpy()
-
-
-def _ball(row: Certificate, place: int, centre: bytes) -> Region:
-    """What a row claims, as a region whose number is its place."""
-    assert row.prediction is not None
-    return Region(
-        number=place,
-        digest=row.example_digest or "",
-        centre=centre,
-        answer=row.prediction,
-        radius=row.radius,
-        sigma=0.0,
-        alpha=0.0,
-        job="",
-        certifier=row.certifier,
-        example=row.example,
-    )

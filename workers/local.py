@@ -25,10 +25,10 @@ from workers.agreement import check_agreement, recheck
 from workers.command import Parser, answered, read_file, whole_file, wrong
 from workers.datasets import dataset_facts, read_dataset
 from workers.facts import model_facts
-from workers.finalize import contradicted, remembered_here
 from workers.plan import plan_job
 from workers.selectors import given_selectors
 from workers.settings import WorkerSettings
+from workers.together import contradicted, remembered_here
 from workers.versions import versions
 
 _SHOWN_RADII = 6
