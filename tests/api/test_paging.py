@@ -21,6 +21,8 @@ from storage.cursors import encode
 from storage.records_gates import DueGate
 from storage.settings import Settings
 from tests.api.walk import Operation, Place, World, operations
+from tests.support.ledgers import SIGMAS, Books
+from tests.support.regions import candidate
 from tests.support.shop import answers, digest, ready_dataset, ready_model, shard_plans
 
 LISTS = [operation for operation in operations(app.openapi()) if "cursor" in operation.optional]
@@ -61,6 +63,15 @@ def _posted(path: str) -> Callable[[World], None]:
     return post
 
 
+def _remembered(world: World, same: bool) -> None:
+    """One more region: in the ledger that the walk knows, or in one of a rule that nobody has asked for yet."""
+    number = next(COUNT)
+    world.id("ledger_id")  # which is made of a job of its own
+    books, sigmas = Books(world.shop, world.place.db), SIGMAS if same else (0.25, 0.5 + number / 1000)
+    asked = [candidate([number, 0, 0, 0], 0, 0.1)]
+    assert books.take(books.sampled(asked, seed=number, sigmas=sigmas), asked, sigmas=sigmas)
+
+
 # How to add a row to each list; what a finished job has is never added to.
 ROWS: dict[str, Callable[[World], Any]] = {
     "/v1/models": lambda world: ready_model(world.place.db, world.shop.tenant, blob=digest(f"model {next(COUNT)}")),
@@ -71,6 +82,8 @@ ROWS: dict[str, Callable[[World], Any]] = {
     "/v1/jobs/{job_id}/results": lambda world: None,
     "/v1/predictions/{job_id}": _predicted,
     "/v1/reports/certificates": _answered,
+    "/v1/ledgers": lambda world: _remembered(world, same=False),
+    "/v1/ledgers/{ledger_id}/regions": lambda world: _remembered(world, same=True),
     "/v1/schedules": _posted("/v1/schedules"),
     "/v1/schedules/{schedule_id}/runs": _posted("/v1/schedules/{schedule_id}/run"),
     "/v1/gates": _posted("/v1/gates"),
@@ -110,7 +123,7 @@ def page(world: World, operation: Operation, **query: Any) -> Any:
 def names(found: list[dict[str, Any]]) -> list[str]:
     """What tells rows apart, without what may change from look to look."""
     plain = [row.get("certificate", row) | {"job": row.get("job")} for row in found]
-    return [str(row.get("id") or (row["job"], row.get("certifier"), row["example"])) for row in plain]
+    return [str(row.get("id") or row.get("number") or (row["job"], row.get("certifier"), row["example"])) for row in plain]
 
 
 @each(LISTS)

@@ -25,7 +25,8 @@ from storage.scoped import owned
 from storage.tables import regions
 from tests.support.shop import Shop
 
-MEMORY: dict[str, Any] = {"kind": "instance-smoothing", "statement": "memory", "sigmas": [0.25, 0.5], "n": 1000}
+SIGMAS = (0.25, 0.5)
+MEMORY: dict[str, Any] = {"kind": "instance-smoothing", "statement": "memory", "sigmas": list(SIGMAS), "n": 1000}
 
 
 def rule(**changes: Any) -> Rule:
@@ -99,9 +100,9 @@ class Books:
     def close(self) -> None:
         self.asked.close()
 
-    def sampled(self, asked: Sequence[Candidate], *, seed: int = 0, parts: int = 1) -> Job:
+    def sampled(self, asked: Sequence[Candidate], *, seed: int = 0, parts: int = 1, sigmas: Sequence[float] = SIGMAS) -> Job:
         """A job of which every example is sampled, and that waits to be finalised."""
-        job = self.shop.submit(certifiers=[MEMORY], seed=seed, examples={"stop": len(asked)})
+        job = self.shop.submit(certifiers=[{**MEMORY, "sigmas": list(sigmas)}], seed=seed, examples={"stop": len(asked)})
         step = -(-len(asked) // parts)
         cut = [ShardPlan(ix=i, certifier=0, first=i * step, last=min(len(asked), (i + 1) * step)) for i in range(parts)]
         assert jobs.plan_job(self.shop.db, job.id, Plan(family=1, batch_sizes=(1,)), cut)
@@ -113,8 +114,8 @@ class Books:
         assert waiting.state is JobState.FINALIZING
         return waiting
 
-    def take(self, job: Job, asked: Sequence[Candidate], how: Resolve = resolve) -> bool:
-        return ledger.apply(self.asked, self.shop.tenant, job.id, 0, rule(), asked, how)
+    def take(self, job: Job, asked: Sequence[Candidate], how: Resolve = resolve, sigmas: Sequence[float] = SIGMAS) -> bool:
+        return ledger.apply(self.asked, self.shop.tenant, job.id, 0, rule(sigmas=list(sigmas)), asked, how)
 
     def rows(self, job: Job) -> list[Certificate]:
         return list(results.iter_certificates(self.shop.db, self.shop.tenant, job.id))
