@@ -60,7 +60,8 @@ def mlflow(job: Job, report: Report, radii: Sequence[float]) -> dict[str, Any]:
     metrics: dict[str, float] = {}
     tags = {"assay.job": job.id, "assay.model": job.model_digest, "assay.dataset": job.dataset_digest, "assay.spec": job.spec_digest}
     for certifier in report.certifiers:
-        prefix = f"{certifier.certifier}-{certifier.kind}-{certifier.norm}"
+        # Metrics of one name are drawn as one curve over runs: another condition is another name.
+        prefix = "".join((f"{certifier.certifier}-{certifier.kind}-{certifier.norm}", *certifier.statement.conditions))
         tags[f"assay.statement.{certifier.certifier}"] = f"{certifier.statement}; {certifier.title}"
         metrics[f"{prefix}/clean_accuracy"] = certifier.clean_accuracy
         for text, point in _points(certifier, radii):
@@ -75,12 +76,12 @@ def mlflow(job: Job, report: Report, radii: Sequence[float]) -> dict[str, Any]:
 
 
 def latex(job: Job, report: Report, radii: Sequence[float]) -> str:
-    """A row of a table for each certifier, in percent rounded down, under a comment that names the columns and the statement."""
+    """A row of a table for each certifier, in percent rounded down, with its statement, under a comment that names the columns."""
     lines = []
     for certifier in report.certifiers:
         shown = _points(certifier, radii)
         cells = [
-            certifier.title,
+            f"{certifier.title}, {certifier.statement}",
             show_share(certifier.clean_accuracy),
             *(show_share(p.certified_accuracy) if p else "--" for _, p in shown),
         ]

@@ -6,12 +6,14 @@ Counts and margins are the durable part: any radius can be derived from them aga
 from __future__ import annotations
 
 import json
-from typing import Annotated, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
 from certify.norms import Norm
-from certify.spec import Frozen
+from certify.old_rows import completed
+from certify.spec import Frozen, Precision
+from certify.statement import Statement
 from certify.verdict import Verdict
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -24,7 +26,8 @@ class SmoothingEvidence(Frozen):
     `looks` are the sample counts at which the run looked, `shares` the share of alpha that each of them could spend and `look_counts`
     the cumulative votes there: of the selected class, and the most of any rival. `counts` are those of the last look, by class; `n` is
     their sum. `family` is the number of certificates that shared alpha, 1 when none did. `slack` has been taken off `pA_lower`. Where
-    sampling stopped as soon as given `radii` were decided, they stand here: no statistic of radii may be drawn from such rows.
+    sampling stopped as soon as given `radii` were decided, they stand here: no statistic of radii may be drawn from such rows. The network
+    ran in `precision`. `exploratory` says that alpha, bound or error rate were chosen when the votes were there.
     """
 
     noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
@@ -43,6 +46,8 @@ class SmoothingEvidence(Frozen):
     family: int = 1
     dimension: int = 1
     radii: tuple[float, ...] | None = None
+    precision: Precision = "float32"
+    exploratory: bool = False
 
     @property
     def copies(self) -> int:
@@ -67,10 +72,11 @@ class LatentEvidence(SmoothingEvidence):
 class CorrectedEvidence(SmoothingEvidence):
     """Votes under the level that sigma(x) has at this input, where `semi_elasticity` bounds how fast sigma(x) changes.
 
-    |log sigma(x) - log sigma(x')| <= semi_elasticity * ||x - x'||_2 was declared for all x', not checked.
+    |log sigma(x) - log sigma(x')| <= semi_elasticity * ||x - x'||_2 was declared for all x', not checked. It is null where the level was
+    found by a search of its own, for which no such bound holds: then no radius follows.
     """
 
-    semi_elasticity: Annotated[float, Field(ge=0)]
+    semi_elasticity: Annotated[float, Field(ge=0)] | None
 
 
 class Tried(Frozen):
@@ -96,13 +102,15 @@ class SelectorEvidence(SmoothingEvidence):
     """Votes of the smoothed selector, whose classes are the levels `sigmas`; `index` is the selected one.
 
     `selector_radius` and `classifier_radius` are l2 radii around the input: in the first the selected level stays, in the second the
-    class does while the level is held. Neither is claimed, only the smaller of the two.
+    class does while the level is held. Neither is claimed, only the smaller of the two. `transductive` says that the selector was fitted to
+    examples of the job.
     """
 
     sigmas: tuple[float, ...]
     index: Annotated[int, Field(ge=0)]
     selector_radius: Annotated[float, Field(ge=0)]
     classifier_radius: Annotated[float, Field(ge=0)]
+    transductive: bool = False
 
 
 class MemoryEvidence(Frozen):
@@ -144,7 +152,7 @@ class InstanceEvidence(SmoothingEvidence):
 class PredictionEvidence(Frozen):
     """Votes behind a smoothed prediction; `p_value` is that of the two most frequent classes being equally likely.
 
-    The copies were made at the tensor `split`, in whose units `sigma` is; at the input where it is null.
+    The copies were made at the tensor `split`, in whose units `sigma` is; at the input where it is null. The network ran in `precision`.
     """
 
     noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
@@ -153,6 +161,7 @@ class PredictionEvidence(Frozen):
     n: int
     counts: tuple[int, ...]
     p_value: Share
+    precision: Precision = "float32"
 
     @property
     def copies(self) -> int:
@@ -197,6 +206,7 @@ class SplittingEvidence(Frozen):
     levels: int
     counts: tuple[int, ...]
     template: Sha256
+    precision: Precision = "float32"
 
     @property
     def copies(self) -> int:
@@ -208,7 +218,8 @@ class BoundsEvidence(Frozen):
     """The lower bound of the smallest margin over all rivals at the stored radius; it holds in real arithmetic up to `tau`.
 
     `margin_lower` is null when no radius was proved. `at_cap` marks a radius that stopped at the search cap: the truth is >= it.
-    `clipped` says that the ball was intersected with the model's value range. `tau` bounds what rounding can have done to this margin,
+    `clipped` says that the ball was intersected with the model's declared `value_range`, null in rows of version 1.
+    `tau` bounds what rounding can have done to this margin,
     `float32_error` what it can do to the network in float32 anywhere in the ball; null where nothing is known. A radius is proved only
     where the margin exceeds `tau`, and the statement is `float32-runtime` where it exceeds their sum. A refuted claim keeps its
     `counterexample`, base64 of little-endian float32 in the order of the input, and its distance, rounded up.
@@ -220,6 +231,7 @@ class BoundsEvidence(Frozen):
     dtype: Literal["float32", "float64"]
     at_cap: bool = False
     clipped: bool = False
+    value_range: tuple[float, float] | None = None
     float32_error: float | None = None
     counterexample: str | None = None
     distance_upper: float | None = None
@@ -312,7 +324,7 @@ class Certificate(Frozen):
     example: int
     certifier: int
     kind: str
-    statement: str
+    statement: Statement
     label: int
     prediction: int | None
     correct: bool
@@ -327,8 +339,15 @@ class Certificate(Frozen):
     seconds: float
     example_digest: Sha256 | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_all_conditions(cls, data: Any) -> Any:
+        return completed(data) if isinstance(data, dict) else data
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if isinstance(self.evidence, BoundsEvidence) and self.evidence.clipped != self.statement.clipped:
+            raise ValueError("statement must say whether the ball is clipped, as its evidence does")
         if self.radius > 0 and (self.verdict is not Verdict.CERTIFIED or self.evidence is None):
             raise ValueError("a radius needs the verdict certified and evidence")
         if self.correct != (self.prediction == self.label):

@@ -14,6 +14,7 @@ from certify.norms import Norm
 from certify.rounding import radius_down
 from certify.run import PUBLIC_SEED, Run, commitment, public_key
 from certify.spec import CertifierSpec, Spec
+from certify.statement import Statement
 from certify.verdict import Verdict
 
 
@@ -30,7 +31,7 @@ O = TypeVar("O", bound=Timed)  # noqa: E741
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a certifier says about one example. `reason` empty means the verdict's own sentence, `statement` empty the certifier's own.
+    """What a certifier says about one example. `reason` empty means the verdict's own sentence, `statement` null the certifier's own.
 
     `seconds` is the time spent on it, for certifiers that work on many examples at once; otherwise it is measured between outcomes.
     """
@@ -42,7 +43,7 @@ class Outcome:
     epsilon_verified: bool | None = None
     evidence: Evidence | None = None
     seconds: float | None = None
-    statement: str = ""
+    statement: Statement | None = None
 
 
 class Finder(ABC, Generic[S, O]):
@@ -121,8 +122,8 @@ class Certifier(Finder[S, Outcome], Generic[S]):
 
     @property
     @abstractmethod
-    def statement(self) -> str:
-        """What exactly a certificate proves, by name (docs/design.md)."""
+    def statement(self) -> Statement:
+        """What exactly a certificate proves (docs/design.md)."""
 
     @property
     def alpha(self) -> float | None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from certify.certificate import holds_at
 from certify.spec import CertifierSpec, InstanceSmoothingSpec, Spec
+from certify.statement import Base, Statement
 from certify.verdict import Verdict
 
 UNANSWERED = (Verdict.TIMEOUT, Verdict.ERROR)
-# More is proved where the rounding margin allows; the claim that is compared is the weaker one.
-_WEAKER = {"float32-runtime": "real-arithmetic"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class Row:
     verdict: Verdict
     correct: bool
     radius: float
-    statement: str
+    statement: Statement
     alpha: float | None
 
 
@@ -90,8 +89,6 @@ def unlike(now: Side, before: Side, certifier: int) -> str:
         return "the dataset is another one"
     if now.examples != before.examples:
         return "other examples were selected"
-    if now.spec.clip != before.spec.clip or (now.spec.clip and now.value_range != before.value_range):
-        return "the ball is clipped to another value range"
     where = counterpart(now, before, certifier)
     if where is None and _held(now.spec.certifiers[certifier]) and not all(map(_held, before.spec.certifiers)):
         return (
@@ -100,6 +97,10 @@ def unlike(now: Side, before: Side, certifier: int) -> str:
         )
     if where is None:
         return f"the baseline has no certifier with the settings of certifier {certifier}"
+    if now.spec.clips(certifier) != before.spec.clips(where):
+        return "one of them claims balls that are clipped to the model's value range, and the other whole balls"
+    if now.spec.clips(certifier) and now.value_range != before.value_range:
+        return "the ball is clipped to another value range"
     if _claims(now, certifier) and _claims(before, where) and _claims(now, certifier) != _claims(before, where):
         return "the certificates make another statement, or at another alpha"
     return ""
@@ -121,5 +122,10 @@ def _held(certifier: CertifierSpec) -> bool:
     return isinstance(certifier, InstanceSmoothingSpec) and certifier.statement == "frozen"
 
 
-def _claims(side: Side, certifier: int) -> set[tuple[str, float | None]]:
-    return {(_WEAKER.get(row.statement, row.statement), row.alpha) for row in side.rows.get(certifier, {}).values()}
+def _claims(side: Side, certifier: int) -> set[tuple[Statement, float | None]]:
+    return {(_compared(row.statement), row.alpha) for row in side.rows.get(certifier, {}).values()}
+
+
+def _compared(statement: Statement) -> Statement:
+    """More is proved where the rounding margin allows; the claim that is compared is the weaker one."""
+    return replace(statement, base=Base.REAL_ARITHMETIC) if statement.base is Base.FLOAT32_RUNTIME else statement

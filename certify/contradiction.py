@@ -23,6 +23,7 @@ from certify.rounding import show_distance_upper, show_radius
 from certify.run import Plan, Run, public_key
 from certify.sampling.noise.grid import LEVELS, grid_levels
 from certify.spec import Spec
+from certify.statement import Base
 from certify.verb import certify
 from certify.verdict import Verdict
 
@@ -104,7 +105,7 @@ def contradictions(
     for proved, other in pairs:
         text, x = counterexample_of(other), inputs(proved.example)
         assert text is not None
-        seen = _JUDGES[proved.statement](proved, x, decoded(text, tuple(x.shape)), _Court(model, spec, plan))
+        seen = _JUDGES[proved.statement.base](proved, x, decoded(text, tuple(x.shape)), _Court(model, spec, plan))
         if seen is not None:
             found.append(Contradiction(proved, other, seen))
     return found
@@ -155,8 +156,8 @@ def _by_the_network(
     tried: Tensor,  # (*input), float32
     court: _Court,
 ) -> Answer | None:
-    clipped, value_range = getattr(proved.evidence, "clipped", False), court.model.value_range
-    if clipped and (value_range is None or float(tried.min()) < value_range[0] or float(tried.max()) > value_range[1]):
+    value_range = court.model.value_range
+    if proved.statement.clipped and (value_range is None or float(tried.min()) < value_range[0] or float(tried.max()) > value_range[1]):
         return None
     if not within(tried, x, proved.norm, proved.radius, closed=proved.kind in CLOSED):
         return None
@@ -202,16 +203,16 @@ def _by_the_votes(
     return Answer(distance_upper(moved, x, proved.norm), again.prediction, lead, "its lead in votes")
 
 
-_JUDGES: Mapping[str, Callable[[Certificate, Tensor, Tensor, _Court], Answer | None]] = {
-    "real-arithmetic": _by_the_network,
-    "float32-runtime": _by_the_network,
-    "S0-exact-grid": _by_the_votes,
+_JUDGES: Mapping[Base, Callable[[Certificate, Tensor, Tensor, _Court], Answer | None]] = {
+    Base.REAL_ARITHMETIC: _by_the_network,
+    Base.FLOAT32_RUNTIME: _by_the_network,
+    Base.EXACT_GRID: _by_the_votes,
 }
 
 
 def _proves(certificate: Certificate) -> bool:
     """Statements about a smoothed classifier that was only sampled are not among them: an input of the network says nothing there."""
-    known = certificate.alpha is None and certificate.statement in _JUDGES
+    known = certificate.alpha is None and certificate.statement.base in _JUDGES
     return known and certificate.verdict is Verdict.CERTIFIED and certificate.radius > 0
 
 

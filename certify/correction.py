@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from certify.certificate import Certificate, CorrectedEvidence, SmoothingEvidence
 from certify.corrected import admissible_ratios
 from certify.errors import SpecError
+from certify.following import check_statement
 from certify.norms import Norm
-from certify.recompute import LABEL, check_evidence
+from certify.recompute import check_evidence
 from certify.rounding import radius_down, show_radius
 from certify.sampling.noise import NOISES
 from certify.smoothing import radius_from
+from certify.statement import Base
 from certify.statistics.sequential import Limits
 from certify.verdict import Verdict
-
-CORRECTED = "S3-corrected"
-_FIXED, _SEARCHED = ("S0-fixed", "S0-fixed-exploratory"), ("S1-frozen", "S1-frozen-exploratory")
 
 
 def correct(certificate: Certificate, semi_elasticity: float) -> Certificate:
@@ -32,17 +32,17 @@ def correct(certificate: Certificate, semi_elasticity: float) -> Certificate:
 
     Raises:
         SpecError: the semi-elasticity is negative, NaN or infinite.
-        InputError: the evidence is not that of the certificate.
+        InputError: statement or radius do not follow from the evidence.
     """
     check_semi_elasticity(semi_elasticity)
+    check_statement(certificate)
     evidence = certificate.evidence
     if not correctable(certificate) or not isinstance(evidence, SmoothingEvidence) or certificate.alpha is None:
         return certificate
     check_evidence(certificate, evidence, certificate.alpha)
-    if certificate.statement in _SEARCHED:
+    if certificate.statement.base is Base.FROZEN:
         return _refused(certificate, evidence)
-    fields = {name: getattr(evidence, name) for name in SmoothingEvidence.model_fields}
-    kept = CorrectedEvidence(**fields, semi_elasticity=semi_elasticity)
+    kept = _under(evidence, semi_elasticity)
     noise = NOISES[kept.noise](kept.sigma, (1,), "cpu")
     radius = radius_from(kept, noise, certificate.norm, Limits(kept.pA_lower, kept.pB_upper))
     certified = radius > 0.0
@@ -61,7 +61,7 @@ def correctable(certificate: Certificate) -> bool:
         isinstance(evidence, SmoothingEvidence)
         and evidence.noise == "gaussian"
         and certificate.norm is Norm.L2
-        and certificate.statement in (*_FIXED, *_SEARCHED)
+        and certificate.statement.base in (Base.FIXED, Base.FROZEN)
         and certificate.verdict in (Verdict.CERTIFIED, Verdict.ABSTAINED)
     )
 
@@ -76,12 +76,18 @@ def check_semi_elasticity(value: float | None) -> None:
         raise SpecError.at("semi_elasticity", detail, "give the bound that was proved for sigma(x)")
 
 
+def _under(evidence: SmoothingEvidence, semi_elasticity: float | None) -> CorrectedEvidence:
+    """The same votes under a level that changes so fast at most; null for no bound at all."""
+    votes = {name: getattr(evidence, name) for name in SmoothingEvidence.model_fields}
+    return CorrectedEvidence(**votes, semi_elasticity=semi_elasticity)
+
+
 def _refused(certificate: Certificate, evidence: SmoothingEvidence) -> Certificate:
     reason = (
         "Refused: this level was found by a search of its own for each input, and such a sigma(x) has steps, so that no semi-elasticity"
         f" bounds it.{_ratios(evidence)} Ask for the statement dual or memory instead."
     )
-    return _row(certificate, evidence, 0.0, reason)
+    return _row(certificate, _under(evidence, None), 0.0, reason)
 
 
 def _ratios(evidence: SmoothingEvidence) -> str:
@@ -95,7 +101,7 @@ def _ratios(evidence: SmoothingEvidence) -> str:
 def _row(before: Certificate, evidence: SmoothingEvidence, radius: float, reason: str) -> Certificate:
     prediction = before.prediction if radius > 0.0 else None
     new = {
-        "statement": CORRECTED + (LABEL if before.statement.endswith(LABEL) else ""),
+        "statement": replace(before.statement, base=Base.CORRECTED),
         "prediction": prediction,
         "correct": prediction == before.label,
         "verdict": Verdict.CERTIFIED if radius > 0.0 else Verdict.ABSTAINED,

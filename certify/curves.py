@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from statistics import median_low
 
@@ -13,12 +14,12 @@ from certify.report import AttackPoint, AttackReport, CertifierReport, CurvePoin
 from certify.rounding import show_distance_upper
 from certify.spec import BoundsSpec, CertifierSpec, InstanceSmoothingSpec, PredictingSpec, RadiusSpec, Spec, decided_radii
 from certify.specs.instance import ModelSelector
+from certify.statement import Base, Statement
 from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
 
 _BAND = 0.05
 _LISTED = 16
-FLOAT32 = "float32-runtime"
 
 
 def report(findings: Sequence[Certificate | AttackResult], spec: Spec) -> Report:
@@ -89,7 +90,7 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
         average_radius=sum(radii) / count if decided is None else None,
         largest_radius=max(radii) if decided is None else None,
         at_cap=sum(isinstance(row.evidence, BoundsEvidence) and row.evidence.at_cap for row in rows),
-        note=" ".join(part for part in (note, also, _levels(rows), _behind(first)) if part),
+        note=" ".join(part for part in (note, also, _cut(first), _levels(rows), _behind(first)) if part),
     )
 
 
@@ -113,13 +114,23 @@ def _behind(row: Certificate) -> str:
     return f"{where}; radii of that space are divided by {constant}, a bound of what the encoder stretches distances by."
 
 
-def _statement(rows: Sequence[Certificate], first: Certificate) -> tuple[str, str]:
+def _statement(rows: Sequence[Certificate], first: Certificate) -> tuple[Statement, str]:
     """What holds for all rows, and a sentence about those of which more is proved."""
-    strong = sum(row.statement == FLOAT32 for row in rows)
+    strong = sum(row.statement.base is Base.FLOAT32_RUNTIME for row in rows)
     if not strong:
         return first.statement, ""
-    weakest = next((row.statement for row in rows if row.statement != FLOAT32 and row.radius > 0), FLOAT32)
-    return weakest, f"{strong} of {len(rows)} certificates hold for float32 runtimes too ({FLOAT32})."
+    weaker = [row.statement for row in rows if row.statement.base is not Base.FLOAT32_RUNTIME and row.radius > 0]
+    stated = weaker[0] if weaker else replace(first.statement, base=Base.FLOAT32_RUNTIME)
+    return stated, f"{strong} of {len(rows)} certificates hold for float32 runtimes too ({Base.FLOAT32_RUNTIME})."
+
+
+def _cut(row: Certificate) -> str:
+    """To which range the balls are cut, if they are."""
+    if not row.statement.clipped:
+        return ""
+    found = row.evidence.value_range if isinstance(row.evidence, BoundsEvidence) else None
+    where = f", {found[0]!r} to {found[1]!r}" if found else ""
+    return f"The balls are cut to the model's declared value range{where}: of inputs outside of it nothing is claimed."
 
 
 def _levels(rows: Sequence[Certificate]) -> str:

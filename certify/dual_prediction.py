@@ -15,6 +15,7 @@ from certify.sampling.noise.base import Noise
 from certify.sampling.streams import Stage
 from certify.selectors import selector_of
 from certify.spec import DualPredictSpec
+from certify.statement import Base, Statement
 from certify.verdict import Verdict
 
 
@@ -37,7 +38,7 @@ class DualPredictCertifier(SamplingCertifier[DualPredictSpec]):
     Source: Cohen, Rosenfeld & Kolter 2019, PREDICT; Sun, Mao & Vechev 2025 (dual); docs/instance.md.
     """
 
-    statement = "S4-dual-prediction"
+    statement = Statement(base=Base.DUAL_PREDICTION)
 
     @property
     def alpha(self) -> float:

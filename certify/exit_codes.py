@@ -106,9 +106,10 @@ def _gate(requirement: Requirement, index: int, rows: list[Certificate]) -> Gate
     held = sum(row.holds_at(requirement.radius) for row in rows)
     passed = meets(held, len(rows), requirement.share)
     verb = "meets" if passed else "misses"
+    claim = (rows[0].kind, rows[0].norm, *rows[0].statement.terms)
     return GateResult(
         passed,
-        f"certifier {index} ({rows[0].kind}, {rows[0].norm}) {verb} the gate: certified accuracy {show_share(held / len(rows))} at radius"
+        f"certifier {index} ({', '.join(claim)}) {verb} the gate: certified accuracy {show_share(held / len(rows))} at radius"
         f" {requirement.radius:g} ({held} of {len(rows)}), required {requirement.share:g}",
     )
 

@@ -144,7 +144,7 @@ def _judged(
     rule: Rule, index: int, run: Side, baselines: Mapping[str, Side | str], interval: Interval, level: Callable[[NoDrop], _Level]
 ) -> _Found:
     certifier = run.spec.certifiers[index]
-    title = f"certifier {index} ({certifier.kind}, {certifier.norm})"
+    title = f"certifier {index} ({', '.join((certifier.kind, certifier.norm, *_terms(run, index)))})"
     if why := silent(rule, certifier):
         found = _Found(Judgement.INCONCLUSIVE, why, {"radius": getattr(rule, "radius", None)})
     elif isinstance(rule, CertifiedAccuracy):
@@ -154,6 +154,11 @@ def _judged(
     else:
         found = _drop(rule, index, run, baselines[rule.baseline], level(rule))
     return found._replace(words=f"{title} {found.words}")
+
+
+def _terms(run: Side, certifier: int) -> tuple[str, ...]:
+    """The conditions of what its rows claim."""
+    return next((row.statement.terms for row in run.rows.get(certifier, {}).values()), ())
 
 
 def _decide(worst: bool, best: bool) -> Judgement:

@@ -22,6 +22,7 @@ from certify.sampling.streams import Stage
 from certify.selectors import selector_of
 from certify.smoothing import RadiusCertifier, radius_from, too_few
 from certify.spec import InstanceSmoothingSpec
+from certify.statement import Base, Statement
 from certify.statistics.sequential import Limits, Look, limits
 from certify.verdict import Verdict
 
@@ -54,10 +55,14 @@ class InstanceSmoothingCertifier(RadiusCertifier[InstanceSmoothingSpec]):
     """
 
     @property
-    def proves(self) -> str:
+    def proves(self) -> Statement:
         if self.spec.statement != "dual":
-            return "S1-frozen"
-        return "S4-dual-transductive" if self.spec.saw(self.run.provenance.dataset, self.job.examples) else "S4-dual"
+            return Statement(base=Base.FROZEN)
+        return Statement(base=Base.DUAL, transductive=self._transductive)
+
+    @property
+    def _transductive(self) -> bool:
+        return self.spec.saw(self.run.provenance.dataset, self.job.examples)
 
     @cached_property
     def _scale(self) -> float:
@@ -141,6 +146,7 @@ class InstanceSmoothingCertifier(RadiusCertifier[InstanceSmoothingSpec]):
             index=level.index,
             selector_radius=level.radius,
             classifier_radius=classifier_radius,
+            transductive=self._transductive,
             **votes,
         )
 

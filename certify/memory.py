@@ -16,8 +16,9 @@ import numpy as np
 
 from certify.certificate import Certificate, InstanceEvidence, MemoryPredictionEvidence
 from certify.projection import DIRECTIONS, shadows
-from certify.regions import STATEMENT, Candidate, Region, Resolution, Shadow, in_order, region_of, remembered, withdrawn
+from certify.regions import Candidate, Region, Resolution, Shadow, in_order, region_of, remembered, restated, withdrawn
 from certify.rounding import show_distance_upper, show_radius, step_down, step_up
+from certify.statement import Base
 
 Array = np.ndarray[Any, Any]
 Inputs = Callable[[Sequence[int]], Array]
@@ -173,7 +174,7 @@ class Memory:
             size, resolution = len(self.regions), self.add(candidate, certifier)
             found[candidate.example] = remembered(found[candidate.example], resolution, ledger=None, size=size)
             revoked |= dict.fromkeys((region.number for region in resolution.revokes), resolution.reason)
-        return [withdrawn(row, revoked).model_copy(update={"statement": STATEMENT}) for row in found.values()]
+        return [restated(withdrawn(row, revoked), Base.MEMORY) for row in found.values()]
 
     def add(self, candidate: Candidate, certifier: int) -> Resolution:
         """Resolve one more candidate, which sees those before it; what it keeps is a region from now on."""

@@ -15,6 +15,7 @@ from certify.rounding import step_up
 from certify.sampling.certifier import SamplingCertifier
 from certify.sampling.streams import Stage
 from certify.spec import MemoryPredictSpec
+from certify.statement import Base, Statement
 
 
 class MemoryPredictCertifier(SamplingCertifier[MemoryPredictSpec]):
@@ -27,7 +28,7 @@ class MemoryPredictCertifier(SamplingCertifier[MemoryPredictSpec]):
     Source: Cohen, Rosenfeld & Kolter 2019, PREDICT; docs/memory.md.
     """
 
-    statement = "S1-frozen-prediction"
+    statement = Statement(base=Base.FROZEN_PREDICTION)
 
     @property
     def alpha(self) -> float:

@@ -23,6 +23,7 @@ from certify.sampling.noise.base import Noise
 from certify.sampling.place import place_of
 from certify.sampling.streams import Stage
 from certify.spec import PredictSpec, Spec
+from certify.statement import Base, Statement
 from certify.verdict import Verdict
 
 _KEY_BYTES = 32
@@ -126,8 +127,9 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
     """
 
     @property
-    def statement(self) -> str:
-        return f"S0-prediction{self.noise_of(self.spec.sigma).suffix}{'-latent' if self.spec.split else ''}"
+    def statement(self) -> Statement:
+        base = Base.PREDICTION_LATENT if self.spec.split else Base.PREDICTION
+        return Statement(base=base, grid=self.noise_of(self.spec.sigma).grid)
 
     @property
     def alpha(self) -> float:

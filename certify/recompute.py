@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from certify.certificate import Certificate, InstanceEvidence, LatentEvidence, SelectorEvidence, SmoothingEvidence
 from certify.errors import InputError, SpecError, problems_of
+from certify.following import check_statement
 from certify.instance_smoothing import undecided
 from certify.rounding import radius_down, step_down
 from certify.sampling.estimation import most_of_rivals, most_votes
@@ -17,12 +19,11 @@ from certify.sampling.noise import NOISES
 from certify.sampling.noise.base import Noise
 from certify.smoothing import radius_from, too_few
 from certify.spec import Alpha
+from certify.statement import Base
 from certify.statistics.sequential import Bound, Limits, Look, limits
 from certify.verdict import Verdict
 
 ErrorRate = Literal["per-example", "family-wise"]
-LABEL = "-exploratory"
-LEDGER, DUAL = "S2", "S4"
 # What another version or library may differ by in a number that it derived; far below any wrong dimension, level or slack.
 _NEAR = 1e-6
 _OF_SELECTOR = ("pA_lower", "pB_upper", "selector_radius", "classifier_radius")
@@ -53,9 +54,10 @@ def recompute(
 
     Raises:
         SpecError: alpha is outside [1e-10, 0.5), or `family` is needed.
-        InputError: the evidence is not that of the certificate.
+        InputError: statement or radius do not follow from the evidence.
     """
     check_alpha(alpha)
+    check_statement(certificate)
     evidence = certificate.evidence
     if not recomputable(certificate) or not isinstance(evidence, SmoothingEvidence) or certificate.alpha is None:
         return certificate
@@ -64,7 +66,7 @@ def recompute(
     level = _level(certificate.alpha, evidence.family, members, alpha)
     bound = bound or evidence.bound
     found = _limits(evidence, level, bound)
-    new: dict[str, Any] = {"bound": bound, "pA_lower": found.pA_lower, "pB_upper": found.pB_upper, "family": members}
+    new: dict[str, Any] = {"bound": bound, "pA_lower": found.pA_lower, "pB_upper": found.pB_upper, "family": members, "exploratory": True}
     if isinstance(evidence, LatentEvidence):
         new["latent_radius"] = _radius(evidence, found)
     if isinstance(evidence, InstanceEvidence) and evidence.selector is not None:
@@ -78,7 +80,7 @@ def recompute(
 
 def recomputable(certificate: Certificate) -> bool:
     """Whether it holds votes from which a radius follows."""
-    if certificate.statement.startswith(LEDGER):
+    if certificate.statement.base is Base.MEMORY:
         return False  # the ledger decided, not the votes alone
     return isinstance(certificate.evidence, SmoothingEvidence) and certificate.verdict in (Verdict.CERTIFIED, Verdict.ABSTAINED)
 
@@ -163,7 +165,7 @@ def check_evidence(certificate: Certificate, evidence: SmoothingEvidence, alpha:
 def _selector_of(certificate: Certificate, evidence: SmoothingEvidence) -> SelectorEvidence | None:
     """The selector's votes. Without them a dual radius would be the classifier's alone, which nobody proved."""
     selector = evidence.selector if isinstance(evidence, InstanceEvidence) else None
-    dual = certificate.statement.startswith(DUAL)
+    dual = certificate.statement.base is Base.DUAL
     fits = selector is not None and (
         _one_run(selector)
         and selector.index == _top(selector) < len(selector.sigmas) == len(selector.counts)
@@ -224,7 +226,7 @@ def _answered(before: Certificate, evidence: SmoothingEvidence, level: float, fo
     certified = radius > 0.0
     prediction = _top(evidence) if certified else None
     new = {
-        "statement": before.statement.removesuffix(LABEL) + LABEL,
+        "statement": replace(before.statement, exploratory=True),
         "prediction": prediction,
         "correct": prediction == before.label,
         "verdict": Verdict.CERTIFIED if certified else Verdict.ABSTAINED,

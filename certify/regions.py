@@ -8,17 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from certify.certificate import Certificate, InstanceEvidence, MemoryEvidence, MemoryPredictionEvidence
 from certify.rounding import step_up
 from certify.specs.instance import InstanceSmoothingSpec
+from certify.statement import Base
 from certify.verdict import Verdict
 
-STATEMENT = "S2-memory"
-FORETOLD = "S2-memory-prediction"
-# What a row says until then.
+# What a row says until its ledger was asked.
 NOT_ASKED = "The ledger of certified regions has not been asked yet."
 
 How = Literal["stored", "shrunk", "answered", "abstained", "unanswered"]
@@ -201,7 +200,7 @@ def remembered(row: Certificate, found: Resolution, *, ledger: str | None, size:
     certified = found.answer is not None
     alpha = max(row.alpha or 0.0, found.by.alpha) if found.by and found.how == "answered" else row.alpha
     claimed = {
-        "statement": STATEMENT,
+        "statement": replace(row.statement, base=Base.MEMORY),
         "prediction": found.answer,
         "correct": found.answer == row.label,
         "verdict": Verdict.CERTIFIED if certified else Verdict.ABSTAINED,
@@ -226,7 +225,7 @@ def foretold(row: Certificate, by: Region | None, *, ledger: str, size: int) -> 
     how: How = "answered" if by else "unanswered"
     note = MemoryEvidence(ledger=ledger, size=size, how=how, by=by.number if by else None, own_prediction=row.prediction)
     claimed = {
-        "statement": FORETOLD,
+        "statement": replace(row.statement, base=Base.MEMORY_PREDICTION),
         "reason": f"{row.reason.removesuffix(NOT_ASKED).rstrip()} No region contains the input.",
         "evidence": row.evidence.model_copy(update={"memory": note}),
     }
@@ -250,6 +249,11 @@ def withdrawn(row: Certificate, revoked: Mapping[int, str]) -> Certificate:
     claimed = {"prediction": None, "correct": False, "verdict": Verdict.ABSTAINED, "radius": 0.0}
     reason = f"Region {leans} was revoked in the same pass. {revoked[leans]}"
     return Certificate(**{**dict(row), **claimed, "reason": reason})
+
+
+def restated(row: Certificate, base: Base) -> Certificate:
+    """The row with that base in its statement, under the same conditions: what all rows of a pass say, those without votes too."""
+    return row.model_copy(update={"statement": replace(row.statement, base=base)})
 
 
 def _reason(row: Certificate, found: Resolution, size: int) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from certify.norms import Norm
+from certify.old_rows import as_asked
 from certify.rounding import show_radius
-from certify.spec import Frozen
+from certify.spec import Frozen, Spec
+from certify.statement import Statement
 from certify.verdict import Verdict
 
 
@@ -33,7 +35,7 @@ class CertifierReport(Frozen):
 
     certifier: int
     kind: str
-    statement: str
+    statement: Statement
     norm: Norm
     alpha: float | None
     method: str | None
@@ -114,8 +116,9 @@ class AttackReport(Frozen):
 
     @property
     def title(self) -> str:
-        """Method and norm, and how far was looked."""
-        return f"attack {self.method} ({self.norm}), up to {self.max_radius:g}"
+        """Method and norm, and how far and where was looked."""
+        where = ", in the value range" if self.clipped else ""
+        return f"attack {self.method} ({self.norm}), up to {self.max_radius:g}{where}"
 
     @property
     def reach(self) -> float:
@@ -137,3 +140,8 @@ class Report(Frozen):
 
     certifiers: tuple[CertifierReport, ...]
     attacks: tuple[AttackReport, ...] = ()
+
+    def completed(self, spec: Spec) -> Report:
+        """The same with the conditions that reports of version 1 left to the spec."""
+        told = [one.model_copy(update={"statement": as_asked(one.statement, spec, one.certifier)}) for one in self.certifiers]
+        return self.model_copy(update={"certifiers": tuple(told)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from certify.sampling.estimation import Case, Estimation, Reach
 from certify.sampling.noise.base import Noise
 from certify.sampling.place import Point, carried
 from certify.spec import LatentSmoothingSpec, ProvingSpec, SmoothingSpec
+from certify.statement import Base, Statement
 from certify.statistics.sequential import Bound, Limits, Look, limits
 from certify.verdict import Verdict
 
@@ -29,13 +31,13 @@ class RadiusCertifier(SamplingCertifier[R]):
     """What all certifiers share that prove a radius from votes."""
 
     @property
-    def statement(self) -> str:
-        converted = "" if self.spec.norm is self.spec.own_norm else f"-from-{self.spec.own_norm}"
-        return f"{self.proves}{converted}"
+    def statement(self) -> Statement:
+        converted = self.spec.norm is not self.spec.own_norm
+        return replace(self.proves, from_norm=self.spec.own_norm if converted else None)
 
     @property
     @abstractmethod
-    def proves(self) -> str:
+    def proves(self) -> Statement:
         """The statement in the noise's own norm."""
 
     @property
@@ -125,8 +127,8 @@ class SmoothingCertifier(OneNoiseCertifier[SmoothingSpec]):
     """
 
     @property
-    def proves(self) -> str:
-        return f"S0-fixed{self.noise.suffix}"
+    def proves(self) -> Statement:
+        return Statement(base=Base.FIXED, grid=self.noise.grid)
 
     @property
     def noise(self) -> Noise:
@@ -147,9 +149,7 @@ class LatentSmoothingCertifier(OneNoiseCertifier[LatentSmoothingSpec]):
     Source: Zeng, Su & Huang 2021, "Certified defense via latent space randomized smoothing with orthogonal encoders"; docs/latent.md.
     """
 
-    @property
-    def proves(self) -> str:
-        return "S0-fixed-latent"
+    proves = Statement(base=Base.FIXED_LATENT)
 
     @property
     def noise(self) -> Noise:
@@ -179,6 +179,8 @@ def radius_from(evidence: SmoothingEvidence, noise: Noise, norm: Norm, found: Li
     if isinstance(evidence, LatentEvidence):
         radius = carried(radius, evidence.lipschitz_upper, evidence.value_error)
     if isinstance(evidence, CorrectedEvidence):
+        if evidence.semi_elasticity is None:
+            return 0.0
         level = min(evidence.sigma, float(np.float32(evidence.sigma)))
         radius = min(radius, corrected_radius(level, found.pA_lower, evidence.dimension, evidence.semi_elasticity))
     if isinstance(evidence, InstanceEvidence) and evidence.selector is not None:

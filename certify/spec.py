@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from certify.errors import SpecError, problems_of
-from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive
+from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive, Precision
 from certify.specs.deterministic import AttackSpec, BoundsSpec, LipschitzSpec
 from certify.specs.instance import DualPredictSpec, InstanceSmoothingSpec, MemoryPredictSpec
 from certify.specs.smoothing import LatentSmoothingSpec, RadiusSpec, SmoothingSpec
@@ -36,6 +36,7 @@ __all__ = [
     "MemoryPredictSpec",
     "NoisySpec",
     "Positive",
+    "Precision",
     "PredictSpec",
     "PredictingSpec",
     "ProvingSpec",
@@ -95,6 +96,11 @@ class Spec(Frozen):
     def family(self, examples: int) -> int:
         """How many stochastic certificates share a family-wise alpha: examples x stochastic certifiers, at least 1."""
         return max(1, examples * sum(certifier.stochastic for certifier in self.certifiers))
+
+    def clips(self, certifier: int) -> bool:
+        """Whether the balls of that certifier are cut to the model's declared value range: `clip` is about linf balls of `bounds`."""
+        asked = self.certifiers[certifier]
+        return self.clip and isinstance(asked, BoundsSpec) and asked.norm == "linf"
 
     def canonical(self) -> str:
         """Canonical JSON: every default written, keys sorted, no spaces."""

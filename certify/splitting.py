@@ -16,6 +16,7 @@ from certify.sampling.noise.splitting import Splitting, digest, make_template
 from certify.sampling.place import Point
 from certify.sampling.streams import Stage
 from certify.spec import SplittingSpec
+from certify.statement import Base, Statement
 from certify.verdict import Verdict
 
 
@@ -32,9 +33,7 @@ class SplittingCertifier(SamplingCertifier[SplittingSpec]):
     Source: Levine & Feizi 2021, "Improved, deterministic smoothing for l1 certified robustness", on DSSN.
     """
 
-    @property
-    def statement(self) -> str:
-        return f"S0-exact{self.noise.suffix}"
+    statement = Statement(base=Base.EXACT_GRID)
 
     @cached_property
     def noise(self) -> Splitting:

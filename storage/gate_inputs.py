@@ -9,7 +9,9 @@ import sqlalchemy as sa
 
 from certify.comparison import Row, Side, counterpart
 from certify.facts import DatasetFacts
+from certify.old_rows import as_asked
 from certify.spec import Spec, parse_spec
+from certify.statement import Statement
 from certify.verdict import Verdict
 from storage.catalog import load_problems, read_range
 from storage.database import Database
@@ -53,16 +55,25 @@ def side(connection: sa.Connection, tenant_id: str, job_id: str, wanted: Callabl
         value_range=read_range(job["value_range"]),
         spec=spec,
         examples=spec.examples.indices(DatasetFacts.model_validate_json(facts.scalar_one()).count),
-        rows={index: _rows(connection, tenant_id, job_id, index) for index in wanted(spec)},
+        rows={index: _rows(connection, tenant_id, job_id, spec, index) for index in wanted(spec)},
         failed=failed,
     )
 
 
-def _rows(connection: sa.Connection, tenant_id: str, job_id: str, certifier: int) -> dict[int, Row]:
+def _rows(connection: sa.Connection, tenant_id: str, job_id: str, spec: Spec, certifier: int) -> dict[int, Row]:
     c = certificates.c
     mine = owned(certificates, tenant_id) & (c.job_id == job_id) & (c.certifier == certifier)
     found = connection.execute(sa.select(c.example, c.verdict, c.correct, c.radius, c.statement, c.alpha).where(mine))
-    return {example: Row(Verdict(verdict), *rest) for example, verdict, *rest in found}
+    return {
+        example: Row(
+            verdict=Verdict(verdict),
+            correct=correct,
+            radius=radius,
+            statement=as_asked(Statement.parse(statement), spec, certifier),
+            alpha=alpha,
+        )
+        for example, verdict, correct, radius, statement, alpha in found
+    }
 
 
 def _baseline(connection: sa.Connection, due: DueGate, name: str) -> tuple[str | None, str]:

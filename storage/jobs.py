@@ -307,15 +307,16 @@ def _end(connection: sa.Connection, row: Any, state: JobState, now: datetime, **
 
 def _job(connection: sa.Connection, row: Any, now: datetime) -> Job:
     state = JobState(row["state"])
+    spec = parse_spec(row["spec"])
     plain = {name: row[name] for name in Job.__dataclass_fields__ if name in row and name not in ("spec", "plan", "report", "error")}
     return Job(
         **{
             **plain,
             "state": state,
             "noise_key": row["noise_key"] if state.ended else None,
-            "spec": parse_spec(row["spec"]),
+            "spec": spec,
             "plan": Plan.model_validate_json(row["plan"]) if row["plan"] else None,
-            "report": Report.model_validate_json(row["report"]) if row["report"] else None,
+            "report": Report.model_validate_json(row["report"]).completed(spec) if row["report"] else None,
             "error": load_problems(row["error"]),
             "progress": progress(connection, row, now),
         }

@@ -15,8 +15,6 @@ import sqlalchemy as sa
 
 from certify.certificate import Certificate
 from certify.regions import (
-    FORETOLD,
-    STATEMENT,
     Answering,
     Candidate,
     Resolution,
@@ -26,9 +24,11 @@ from certify.regions import (
     in_order,
     region_of,
     remembered,
+    restated,
     withdrawn,
 )
 from certify.spec import MemoryPredictSpec
+from certify.statement import Base
 from storage import audit, results
 from storage.database import Database, held, insert_once
 from storage.errors import NotFound
@@ -66,7 +66,7 @@ def apply(db: Database, tenant_id: str, job_id: str, certifier: int, rule: Rule,
         for candidate in in_order(candidates):
             size, found = run.size, run.add(candidate, resolve)
             rows[candidate.example] = remembered(rows[candidate.example], found, ledger=ledger["id"], size=size)
-        claimed = [withdrawn(row, run.revoked).model_copy(update={"statement": STATEMENT}) for row in rows.values()]
+        claimed = [restated(withdrawn(row, run.revoked), Base.MEMORY) for row in rows.values()]
         results.replace(connection, tenant_id, job_id, claimed)
         _raise(connection, ledger, regions=run.size, largest_reach=run.largest)
         passed = {"job_id": job_id, "certifier": certifier, "tenant_id": tenant_id, "ledger_id": ledger["id"], "created_at": now}
@@ -93,13 +93,16 @@ def foretell(
     with db.begin() as connection:
         if one(connection, jobs, tenant_id, job_id, lock=True)["state"] not in (JobState.FINALIZING, JobState.CANCELLING):
             return
-        rows = {n: row for n, row in _rows(connection, tenant_id, job_id, certifier).items() if row.statement != FORETOLD}
+        rows = {
+            n: row for n, row in _rows(connection, tenant_id, job_id, certifier).items() if row.statement.base is not Base.MEMORY_PREDICTION
+        }
         here = one(connection, ledgers, tenant_id, asked.ledger)
         for point in points if rows else ():
             region = by(point.centre, near(connection, here, point, here["largest_reach"], asked.version))
             if point.example in rows:
                 rows[point.example] = foretold(rows[point.example], region, ledger=here["id"], size=here["regions"])
-        results.replace(connection, tenant_id, job_id, [row.model_copy(update={"statement": FORETOLD}) for row in rows.values()])
+        claimed = [restated(row, Base.MEMORY_PREDICTION) for row in rows.values()]
+        results.replace(connection, tenant_id, job_id, claimed)
 
 
 def revoke(db: Database, tenant_id: str, ledger_id: str, number: int, because: str, by: Actor = audit.SERVER) -> bool:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from certify.certificate import Certificate
 from certify.comparison import Side
+from certify.statement import Base, Statement
 from storage import cursors
 from storage.database import Database
 from storage.gate_inputs import side
@@ -32,7 +33,7 @@ class Filter:
     example: int | None = None
     example_digest: str | None = None
     kind: str | None = None
-    statement: str | None = None
+    statement: Statement | None = None
     norm: str | None = None
     verdict: str | None = None
     correct: bool | None = None
@@ -107,7 +108,9 @@ def _conditions(connection: sa.Connection, tenant_id: str, wanted: Filter) -> li
         found.append(jobs.c.dataset_digest == one(connection, datasets, tenant_id, wanted.dataset)["blob"])
     if wanted.job is not None:
         found.append(jobs.c.id == one(connection, jobs, tenant_id, wanted.job)["id"])
-    for name in ("example", "example_digest", "kind", "statement", "norm", "verdict", "correct"):
+    if wanted.statement is not None:
+        found.append(_states(wanted.statement))
+    for name in ("example", "example_digest", "kind", "norm", "verdict", "correct"):
         value = getattr(wanted, name)
         if value is not None:
             found.append(certificates.c[name] == value)
@@ -116,6 +119,16 @@ def _conditions(connection: sa.Connection, tenant_id: str, wanted: Filter) -> li
     if wanted.radius_max is not None:
         found.append(certificates.c.radius <= wanted.radius_max)
     return found
+
+
+def _states(statement: Statement) -> sa.ColumnElement[bool]:
+    """Rows with that statement. The column of version 1 does not say that a ball was cut, its evidence does."""
+    c = certificates.c
+    same = c.statement == str(statement)
+    if statement.base not in (Base.REAL_ARITHMETIC, Base.FLOAT32_RUNTIME):
+        return same
+    cut = c.document.like('%"clipped":true%')
+    return sa.or_(same, (c.statement == str(statement.base)) & cut) if statement.clipped else same & ~cut
 
 
 def _query(tenant_id: str, conditions: list[sa.ColumnElement[bool]]) -> sa.Select[Any]:

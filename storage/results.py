@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -37,7 +38,7 @@ def insert(connection: sa.Connection, tenant_id: str, job_id: str, rows: Sequenc
     """Part of the transaction that finishes a shard; a second row for the same place violates the primary key."""
     for kind, table, columns in ((Certificate, certificates, _COLUMNS), (AttackResult, attack_results, _ATTACK_COLUMNS)):
         values = [
-            {"tenant_id": tenant_id, "job_id": job_id, "document": row.line(), **{name: getattr(row, name) for name in columns}}
+            {"tenant_id": tenant_id, "job_id": job_id, "document": row.line(), **{name: _column(row, name) for name in columns}}
             for row in rows
             if isinstance(row, kind)
         ]
@@ -52,7 +53,7 @@ def replace(connection: sa.Connection, tenant_id: str, job_id: str, rows: Sequen
     here = mine & (c.certifier == sa.bindparam("_certifier")) & (c.example == sa.bindparam("_example"))
     plain = [name for name in _COLUMNS if name not in keys]
     changed = sa.update(certificates).where(here).values({name: sa.bindparam(f"_{name}") for name in (*plain, "document")})
-    values = [{"_document": row.line(), **{f"_{name}": getattr(row, name) for name in _COLUMNS}} for row in rows]
+    values = [{"_document": row.line(), **{f"_{name}": _column(row, name) for name in _COLUMNS}} for row in rows]
     if values and connection.execute(changed, values).rowcount != len(values):
         raise ValueError(f"job {job_id} has no certificate where one was to be replaced")
 
@@ -102,6 +103,11 @@ def iter_findings(db: Database, tenant_id: str, job_id: str) -> Iterator[Certifi
 def iter_certificates(db: Database, tenant_id: str, job_id: str) -> Iterator[Certificate]:
     """Those of them that prove something."""
     return (finding for finding in iter_findings(db, tenant_id, job_id) if isinstance(finding, Certificate))
+
+
+def _column(row: Certificate | AttackResult, name: str) -> Any:
+    value = getattr(row, name)
+    return str(value) if name == "statement" else value
 
 
 def _documents(db: Database, tenant_id: str, job_id: str, limit: int, cursor: str | None, *tables: sa.Table) -> Page[str]:

@@ -15,7 +15,7 @@ from certify.curves import accuracy_at
 from certify.errors import InputError, problems_of
 from certify.exit_codes import Exit, Requirement, check_gates
 from certify.findings import ATTACK, AttackResult, parse_finding
-from certify.recompute import LABEL, check_alpha, recompute
+from certify.recompute import check_alpha, recompute
 from certify.rounding import show_radius, show_share
 from certify.verdict import Verdict
 from workers.command import Parser, answered, read_file, whole_file, wrong
@@ -166,7 +166,7 @@ def _changed(pairs: Pairs) -> Pairs:
 
 
 def _mark(changed: Pairs, mark: str = "exploratory, ") -> str:
-    return mark if any(new.statement.endswith(LABEL) for _, new in changed) else ""
+    return mark if any(new.statement.exploratory for _, new in changed) else ""
 
 
 def _bound(certificate: Certificate) -> str:

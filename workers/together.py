@@ -15,9 +15,10 @@ from certify.contradiction import contradictions, problems, suspects
 from certify.errors import Problem
 from certify.findings import AttackResult
 from certify.memory import Memory, candidates, disagreeing
-from certify.regions import STATEMENT, Region, Rule, remembers
+from certify.regions import Region, Rule, remembers
 from certify.run import Plan
 from certify.spec import InstanceSmoothingSpec, Spec
+from certify.statement import Base
 from workers.datasets import Dataset
 
 _Row = Certificate | AttackResult
@@ -94,7 +95,8 @@ def clashes(findings: Sequence[_Row], spec: Spec, dataset: Callable[[], Dataset]
     """
     found = []
     for index, _ in remembering(spec):
-        mine = [row for row in findings if isinstance(row, Certificate) and row.certifier == index and row.statement == STATEMENT]
+        rows = [row for row in findings if isinstance(row, Certificate) and row.certifier == index]
+        mine = [row for row in rows if row.statement.base is Base.MEMORY]
         claimed = [row for row in mine if row.radius > 0]
         centres = inputs_of(dataset())([row.example for row in claimed]) if claimed else ()
         balls = [_ball(row, place, x.astype("<f4").tobytes()) for place, (row, x) in enumerate(zip(claimed, centres, strict=True))]

@@ -10,7 +10,6 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from api.pages.layers import breakdown
-from api.pages.statements import explained
 from api.pages.svg import COLOURS, Attacked, Series, chart
 from certify.report import AttackReport, CertifierReport, Report
 from certify.rounding import show_radius, show_share, show_share_upper
@@ -19,8 +18,6 @@ from storage.records import Dataset, Job, Model
 from storage.records_gates import Outcome
 
 _ROWS = 8
-# The level of the noise was found for an input and held there.
-HELD = "S1-"
 
 _environment = Environment(
     loader=PackageLoader("api.pages", "."), autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True
@@ -57,7 +54,7 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outc
 
 def apart(report: CertifierReport) -> bool:
     """Whether its certificates speak of a classifier that no other input is given, so that nothing else is compared with them."""
-    return report.statement.startswith(HELD)
+    return report.statement.base.held
 
 
 def duration(seconds: float | None) -> str:
@@ -81,6 +78,7 @@ def _chart(norm: str, sections: Sequence[dict[str, Any]], attacks: Sequence[Atta
         "proved": bool(sections),
         "attacked": bool(attacks),
         "mixed": len({s["report"].bound for s in sections} - {None}) > 1,
+        "partly_cut": len({s["report"].statement.clipped for s in sections}) > 1,
         "decided": any(one.decided for one in series),
     }
 
@@ -90,7 +88,7 @@ def _section(report: CertifierReport) -> dict[str, Any]:
         "report": report,
         "norm": str(report.norm),
         "title": report.title,
-        "statement": explained(report.statement),
+        "statement": report.statement.words,
         "rows": table(report),
         "abstained": report.verdicts.get(Verdict.ABSTAINED, 0) / report.examples,
         "verdicts": [(verdict, count, _meaning(report, verdict)) for verdict, count in report.verdicts.items()],

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from api import exports
 from api.negotiation import choose
@@ -18,11 +18,16 @@ from api.schemas import PageOut
 from api.schemas_queries import CompareOut, FoundOut
 from api.security import CanRead, Db
 from certify.norms import Norm
+from certify.statement import Statement
 from certify.verdict import Verdict
 from storage import queries
 
 router = APIRouter(prefix="/v1/reports", tags=["reports"])
 CSV = "text/csv"
+
+
+def _known(statement: str | None) -> str | None:
+    return None if statement is None else str(Statement.parse(statement))
 
 
 class Wanted(BaseModel):
@@ -36,7 +41,9 @@ class Wanted(BaseModel):
         default=None, description="SHA-256 of the input, little-endian float32 in its order"
     )
     kind: Annotated[str | None, Field(max_length=40)] = None
-    statement: Annotated[str | None, Field(max_length=60)] = None
+    statement: Annotated[str | None, Field(max_length=60), AfterValidator(_known)] = Field(
+        default=None, description="what is proved, with all its conditions, such as float32-runtime-clipped"
+    )
     norm: Norm | None = None
     verdict: Verdict | None = None
     correct: bool | None = None
@@ -44,7 +51,8 @@ class Wanted(BaseModel):
     radius_max: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
 
     def filter(self) -> queries.Filter:
-        return queries.Filter(**self.model_dump(mode="json"))
+        statement = None if self.statement is None else Statement.parse(self.statement)
+        return queries.Filter(**{**self.model_dump(mode="json"), "statement": statement})
 
 
 @router.get(

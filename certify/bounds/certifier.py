@@ -23,10 +23,10 @@ from certify.certifier import Certifier, Outcome
 from certify.errors import ContradictionError, NumericalError
 from certify.heap import collect, giving_back
 from certify.model import Examples
-from certify.norms import Norm
 from certify.rounding import show_distance_upper, show_radius, step_up
 from certify.run import Progress
 from certify.spec import BoundsSpec
+from certify.statement import Base, Statement
 from certify.verdict import Verdict
 
 
@@ -45,14 +45,13 @@ class BoundsCertifier(Certifier[BoundsSpec]):
 
     dtype = "float64"
 
-    @property
-    def statement(self) -> str:
-        return "real-arithmetic"
+    @cached_property
+    def statement(self) -> Statement:
+        return Statement(base=Base.REAL_ARITHMETIC, clipped=self.clipped)
 
     @cached_property
     def engine(self) -> LirpaEngine:
-        value_range = self.model.value_range if self.clipped else None
-        engine = LirpaEngine(self.model.graph, self.norm, value_range, self.run.device, self.spec.iterations)
+        engine = LirpaEngine(self.model.graph, self.norm, self.value_range, self.run.device, self.spec.iterations)
         walk_in_parts()
         return engine
 
@@ -75,7 +74,13 @@ class BoundsCertifier(Certifier[BoundsSpec]):
 
     @property
     def clipped(self) -> bool:
-        return self.job.clip and self.norm is Norm.LINF
+        """Whether the balls are cut to the model's declared value range."""
+        return self.job.clips(self.index)
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """The range that the balls are cut to; null where they are whole."""
+        return self.model.value_range if self.clipped else None
 
     def outcomes(self, examples: Examples) -> Iterator[Outcome]:
         with giving_back():
@@ -161,8 +166,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         bound: MarginBound,
     ) -> Outcome | None:
         """The outcome when an input in the ball is found that gets another answer."""
-        value_range = self.model.value_range if self.clipped else None
-        found = refute(self.model, x, label, norm=self.norm, epsilon=epsilon, value_range=value_range, device=self.run.device)
+        found = refute(self.model, x, label, norm=self.norm, epsilon=epsilon, value_range=self.value_range, device=self.run.device)
         if found is None:
             return None
         evidence = self._evidence(bound).model_copy(update={"counterexample": found.encoded(), "distance_upper": found.distance_upper})
@@ -202,7 +206,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
             radius=radius,
             epsilon_verified=epsilon_verified,
             evidence=self._evidence(bound, at_cap=at_cap),
-            statement="float32-runtime" if bound.holds_in_float32 else "",
+            statement=replace(self.statement, base=Base.FLOAT32_RUNTIME) if bound.holds_in_float32 else None,
         )
 
     def _try(
@@ -234,6 +238,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
             dtype="float64",
             at_cap=at_cap,
             clipped=self.clipped,
+            value_range=self.value_range,
             float32_error=bound.float32_error if bound.float32_error < float("inf") else None,
         )
 

@@ -21,6 +21,7 @@ from certify.norms import Norm
 from certify.rounding import radius_down, show_radius, step_down, step_up
 from certify.run import Progress
 from certify.spec import LipschitzSpec
+from certify.statement import Base, Statement
 from certify.verdict import Verdict
 
 # Where no difference of logits depends on the input at all, any radius is proved; this one is stored.
@@ -41,9 +42,7 @@ class LipschitzCertifier(Certifier[LipschitzSpec]):
 
     dtype = "float64"
 
-    @property
-    def statement(self) -> str:
-        return "real-arithmetic"
+    statement = Statement(base=Base.REAL_ARITHMETIC)
 
     @cached_property
     def bounds(self) -> Bounds:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e6)]
 Alpha = Annotated[float, Field(strict=True, ge=1e-10, lt=0.5)]
+# In which smoothed networks run: IEEE float32, or what multiplies shorter numbers.
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 class Frozen(BaseModel):

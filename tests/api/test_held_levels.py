@@ -7,6 +7,7 @@ import pytest
 from api.pages.render import render_report
 from certify.norms import Norm
 from certify.report import CertifierReport, CurvePoint, Report
+from certify.statement import Statement
 from certify.verdict import Verdict
 from storage import catalog
 from storage.database import Database
@@ -20,7 +21,7 @@ def certifier(index: int, kind: str, statement: str) -> CertifierReport:
     return CertifierReport(
         certifier=index,
         kind=kind,
-        statement=statement,
+        statement=Statement.parse(statement),
         norm=Norm.L2,
         alpha=0.001,
         method=None,

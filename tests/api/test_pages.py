@@ -13,6 +13,7 @@ from certify.curves import curve
 from certify.norms import Norm
 from certify.report import CertifierReport
 from certify.rounding import radius_down, show_distance_upper, show_radius, show_share, show_upper, step_down, step_up
+from certify.statement import Statement
 from certify.verdict import Verdict
 
 radii = st.lists(st.floats(1e-6, 10, allow_nan=False), max_size=30).map(sorted)
@@ -20,7 +21,8 @@ radii = st.lists(st.floats(1e-6, 10, allow_nan=False), max_size=30).map(sorted)
 
 def report(proved: list[float]) -> CertifierReport:
     return CertifierReport(
-        certifier=0, kind="bounds", statement="real-arithmetic", norm=Norm.L2, alpha=None, method="crown", sigma=None, examples=40,
+        certifier=0, kind="bounds",
+        statement=Statement.parse("real-arithmetic"), norm=Norm.L2, alpha=None, method="crown", sigma=None, examples=40,
         correct=30, verdicts={Verdict.CERTIFIED: len(proved)}, clean_accuracy=0.75, curve=tuple(curve(proved, 40)), median_radius=0.0,
         average_radius=0.0, largest_radius=max(proved, default=0.0), at_cap=0, note="",
     )  # fmt: skip

@@ -16,6 +16,7 @@ from certify.certificate import Certificate, PredictionEvidence
 from certify.gates import GateOutcome, Judgement
 from certify.norms import Norm
 from certify.run import Plan
+from certify.statement import Statement
 from storage import gates, jobs, shards
 from storage.cursors import encode
 from storage.records_gates import DueGate
@@ -44,7 +45,14 @@ def _predicted(world: World) -> None:
         lease = shards.lease_shard(db, "pager", 60)
         assert lease is not None
         votes = PredictionEvidence(sigma=0.25, n=100, counts=(90, 10, 0), p_value=1e-9)
-        changed = {"kind": "predict", "statement": "S0-fixed", "evidence": votes, "norm": Norm.L2, "radius": 0.0, "epsilon_verified": None}
+        changed = {
+            "kind": "predict",
+            "statement": Statement.parse("S0-prediction"),
+            "evidence": votes,
+            "norm": Norm.L2,
+            "radius": 0.0,
+            "epsilon_verified": None,
+        }
         rows = [row.model_copy(update=changed) for row in answers(lease) if isinstance(row, Certificate)]
         shards.finish_shard(db, lease, rows)
 

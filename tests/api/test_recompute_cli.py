@@ -51,6 +51,6 @@ def test_results_of_a_service_job_are_recomputed(api: Api, tmp_path: Path, monke
     assert recompute(["--results", str(tmp_path / "old.jsonl"), "--out", str(tmp_path / "new.jsonl"), *options]) == 0
     before = [Certificate.model_validate_json(line) for line in printed.stdout.splitlines()]
     after = read(tmp_path / "new.jsonl")
-    assert [c.statement for c in after] == ["S0-fixed-exploratory"] * 3 + ["S0-prediction"] * 3
+    assert [str(c.statement) for c in after] == ["S0-fixed-exploratory"] * 3 + ["S0-prediction"] * 3
     assert all(new.radius >= old.radius for old, new in zip(before, after, strict=True))
     assert [c.provenance for c in after] == [c.provenance for c in before]

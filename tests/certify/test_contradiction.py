@@ -17,6 +17,7 @@ from certify.errors import Problem
 from certify.findings import AttackResult
 from certify.norms import Norm
 from certify.spec import parse_spec
+from certify.statement import Base, Statement
 from certify.verdict import Verdict
 from tests.support.onnx_models import linear_model
 from tests.support.runs import run_for
@@ -35,7 +36,8 @@ def encoded(*values: float) -> str:
 
 def proved(radius: float, norm: Norm = Norm.LINF, *, tau: float = 1e-12, clipped: bool = False, **more: Any) -> Certificate:
     values = {
-        "example": 7, "certifier": 0, "kind": "bounds", "statement": "real-arithmetic", "label": 0, "prediction": 0, "correct": True,
+        "example": 7, "certifier": 0, "kind": "bounds",
+        "statement": Statement(base=Base.REAL_ARITHMETIC, clipped=clipped), "label": 0, "prediction": 0, "correct": True,
         "verdict": Verdict.CERTIFIED, "reason": "x.", "norm": norm, "radius": radius, "epsilon_verified": None, "alpha": None,
         "evidence": BoundsEvidence(method="crown", margin_lower=0.1, tau=tau, dtype="float64", clipped=clipped),
         "provenance": PROVENANCE, "seconds": 0.0,

@@ -27,7 +27,8 @@ def certificate(verdict: Verdict, *, radius: float = 0.0, correct: bool = True, 
         versions=Versions(assay="0", torch="0", numpy="0"),
     )  # fmt: skip
     return Certificate(
-        example=0, certifier=certifier, kind="bounds", statement="s", label=1, prediction=1 if correct else 0, correct=correct,
+        example=0, certifier=certifier, kind="bounds", statement="real-arithmetic",
+        label=1, prediction=1 if correct else 0, correct=correct,
         verdict=verdict, reason="r", norm=Norm.LINF, radius=radius, epsilon_verified=None, alpha=None,
         evidence=BoundsEvidence(method="ibp", margin_lower=1.0, tau=0.0, dtype="float64"), provenance=where, seconds=0.0,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from certify.exit_codes import Exit
 from certify.gate_rules import check_rules, parse_rules
 from certify.gates import GateOutcome, Judgement, Night, exit_code, judge
 from certify.spec import parse_spec
+from certify.statement import Statement
 from certify.verdict import Verdict
 from tests.support.pairs import BOUNDS, SMOOTHING, changed, interval, no_drop, rules, side, spec
 
@@ -58,9 +59,9 @@ def test_certified_accuracy_counts_missing_answers_both_ways(
 
 
 def test_a_radius_counts_when_the_stored_one_reaches_it_and_the_answer_is_right() -> None:
-    reached = Row(Verdict.CERTIFIED, True, 0.25, "real-arithmetic", None)
-    short = Row(Verdict.CERTIFIED, True, 0.24999999999999997, "real-arithmetic", None)
-    wrong = Row(Verdict.CERTIFIED, False, 0.9, "real-arithmetic", None)
+    reached = Row(Verdict.CERTIFIED, True, 0.25, Statement.parse("real-arithmetic"), None)
+    short = Row(Verdict.CERTIFIED, True, 0.24999999999999997, Statement.parse("real-arithmetic"), None)
+    wrong = Row(Verdict.CERTIFIED, False, 0.9, Statement.parse("real-arithmetic"), None)
     found = judged(accuracy(0.5), [reached, short, wrong], asked=spec(BOUNDS))
     assert found.checks[0].numbers["certified"] == 1
 
@@ -135,7 +136,6 @@ def test_missing_answers_are_taken_for_the_worse_and_for_the_better() -> None:
         ({"examples": range(0, 400, 2)}, "other examples were selected"),
         ({"asked": spec({**SMOOTHING, "sigma": 0.5})}, "no certifier with the settings"),
         ({"asked": spec({**SMOOTHING, "alpha": 0.01})}, "no certifier with the settings"),
-        ({"asked": spec(clip=True)}, "clipped to another value range"),
     ],
 )
 def test_only_the_same_question_is_compared(changes: dict[str, Any], why: str) -> None:
@@ -143,6 +143,28 @@ def test_only_the_same_question_is_compared(changes: dict[str, Any], why: str) -
     found = compared(then, now, **changes)
     assert found.judgement is OPEN
     assert why in found.sentence
+
+
+def test_clipped_balls_are_not_compared_with_whole_ones_nor_with_those_of_another_range() -> None:
+    cut = {"asked": spec(BOUNDS, clip=True), "value_range": (0.0, 1.0)}
+    column = [Row(Verdict.CERTIFIED, True, 0.25, Statement.parse("real-arithmetic-clipped"), None)] * 9
+
+    def against(**before: Any) -> GateOutcome:
+        then = side(column, job="job_then", **before)
+        return judge(rules(no_drop()), side(column, **cut), {"previous": then}, interval=interval)
+
+    assert against(**cut).judgement is PASS
+    assert against(**cut).sentence.startswith("certifier 0 (bounds, linf, clipped) shows no significant drop")
+    whole = against(asked=spec(BOUNDS), value_range=(0.0, 1.0))
+    other = against(**{**cut, "value_range": (0.0, 2.0)})
+    assert (whole.judgement, other.judgement) == (OPEN, OPEN)
+    assert "one of them claims balls that are clipped to the model's value range, and the other whole balls" in whole.sentence
+    assert "the ball is clipped to another value range" in other.sentence
+
+
+def test_clipping_that_does_not_concern_a_certifier_makes_no_other_question_of_it() -> None:
+    then, now = changed(20, 0, kept=100, never=80)
+    assert compared(then, now, asked=spec(clip=True)).judgement is FAIL
 
 
 def test_held_noise_levels_are_not_compared_with_one_level() -> None:
@@ -158,10 +180,11 @@ def test_held_noise_levels_are_not_compared_with_one_level() -> None:
 
 
 def test_another_statement_or_alpha_is_another_question() -> None:
-    now = [Row(Verdict.CERTIFIED, True, 0.25, "S0-fixed", 1e-6)] * 9
-    for other in (Row(Verdict.CERTIFIED, True, 0.25, "S0-fixed-grid", 1e-6), Row(Verdict.CERTIFIED, True, 0.25, "S0-fixed", 2e-6)):
+    now = [Row(Verdict.CERTIFIED, True, 0.25, Statement.parse("S0-fixed"), 1e-6)] * 9
+    for name, alpha in (("S0-fixed-grid", 1e-6), ("S0-fixed-bf16", 1e-6), ("S0-fixed", 2e-6)):
+        other = Row(Verdict.CERTIFIED, True, 0.25, Statement.parse(name), alpha)
         assert "another statement, or at another alpha" in compared([other] * 9, now).sentence
-    weak, strong = (Row(Verdict.CERTIFIED, True, 0.25, name, None) for name in ("real-arithmetic", "float32-runtime"))
+    weak, strong = (Row(Verdict.CERTIFIED, True, 0.25, Statement.parse(name), None) for name in ("real-arithmetic", "float32-runtime"))
     assert compared([weak] * 9, [strong] * 9).judgement is PASS
 
 
@@ -181,8 +204,11 @@ def test_nothing_to_compare_with_is_no_pass() -> None:
 
 @pytest.mark.parametrize(("without", "missing", "expected"), [(10, 0, PASS), (11, 0, FAIL), (10, 1, OPEN), (9, 1, PASS), (11, 5, FAIL)])
 def test_abstention_counts_every_example_without_a_decision(without: int, missing: int, expected: Judgement) -> None:
-    kinds = [Row(verdict, False, 0.0, "S0-fixed", 1e-6) for verdict in (Verdict.ABSTAINED, Verdict.UNKNOWN, Verdict.TIMEOUT, Verdict.ERROR)]
-    refuted = Row(Verdict.REFUTED, False, 0.0, "S0-fixed", 1e-6)
+    kinds = [
+        Row(verdict, False, 0.0, Statement.parse("S0-fixed"), 1e-6)
+        for verdict in (Verdict.ABSTAINED, Verdict.UNKNOWN, Verdict.TIMEOUT, Verdict.ERROR)
+    ]
+    refuted = Row(Verdict.REFUTED, False, 0.0, Statement.parse("S0-fixed"), 1e-6)
     column = [kinds[i % 4] for i in range(without)] + [refuted] * 5 + [True] * (95 - without)
     found = judged({"kind": "abstention", "at_most": 0.1}, column, examples=range(100))
     assert found.checks[0].numbers["undecided"] == without

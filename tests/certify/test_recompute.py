@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from api.pages.statements import STATEMENTS, SUFFIXES, explained
 from certify import Examples, certify
 from certify.certificate import BoundsEvidence, Certificate, PredictionEvidence, Provenance, SmoothingEvidence, Versions
 from certify.errors import InputError, SpecError
+from certify.following import following
 from certify.norms import Norm
 from certify.recompute import recompute
 from certify.rounding import step_down
@@ -57,8 +58,9 @@ def stored(*, alpha: float = 1e-4, norm: Norm = Norm.L2, **changes: Any) -> Cert
     pA, pB, radius = direct(evidence, alpha, norm)
     evidence = evidence.model_copy(update={"pA_lower": pA, "pB_upper": pB})
     proved = radius > 0
+    statement = following("smoothing", evidence, norm, Verdict.CERTIFIED)
     return Certificate(
-        example=7, certifier=0, kind="smoothing", statement="S0-fixed", label=1, prediction=1 if proved else None, correct=proved,
+        example=7, certifier=0, kind="smoothing", statement=statement, label=1, prediction=1 if proved else None, correct=proved,
         verdict=Verdict.CERTIFIED if proved else Verdict.ABSTAINED, reason="A reason.", norm=norm, radius=radius,
         epsilon_verified=None, alpha=alpha, evidence=evidence, provenance=PROVENANCE, seconds=0.5,
     )  # fmt: skip
@@ -93,7 +95,8 @@ def test_the_same_parameters_give_the_same_radii_and_evidence(name: str) -> None
     asked = {"alpha": 0.001, "bound": spec.certifiers[0].bound, "error_rate": spec.certifiers[0].error_rate, "family": 8}
     for before in certify(model, examples, spec, run_for(spec, model, len(examples))):
         for after in (recompute(before), recompute(before, alpha=0.001), recompute(before, **asked)):
-            new = {"statement": f"{before.statement}-exploratory", "reason": after.reason}
+            chosen = before.evidence.model_copy(update={"exploratory": True})
+            new = {"statement": replace(before.statement, exploratory=True), "reason": after.reason, "evidence": chosen}
             assert after == before.model_copy(update=new)
             assert "Recomputed from the stored votes" in after.reason
 
@@ -189,7 +192,7 @@ def test_family_wise_and_per_example() -> None:
 def test_the_label_is_appended_once_and_nothing_else_of_the_origin_changes() -> None:
     before = stored()
     after = recompute(recompute(before, alpha=0.01), bound="top-two")
-    assert after.statement == "S0-fixed-exploratory"
+    assert str(after.statement) == "S0-fixed-exploratory"
     kept = ("looks", "shares", "look_counts", "counts", "counts_selection", "n", "n0", "slack", "dimension", "noise", "sigma")
     assert all(getattr(after.evidence, name) == getattr(before.evidence, name) for name in kept)
     kept = ("example", "certifier", "kind", "label", "norm", "provenance", "seconds", "epsilon_verified")
@@ -240,12 +243,3 @@ def test_evidence_of_something_else_is_refused(lost: dict[str, Any], norm: Norm)
     assert isinstance(whole.evidence, SmoothingEvidence)
     with pytest.raises(InputError, match="use the line as it was written"):
         recompute(whole.model_copy(update={"evidence": whole.evidence.model_copy(update=lost)}), alpha=0.01)
-
-
-def test_every_statement_is_explained_with_its_label() -> None:
-    for base in ("S0-fixed", "S0-fixed-grid", "S0-fixed-from-l2", "S0-fixed-from-l1", "S0-fixed-grid-from-l2", "S0-prediction-grid"):
-        assert explained(base).startswith("With probability at least 1 - alpha")
-        assert explained(f"{base}-exploratory") == f"{explained(base)} {SUFFIXES['-exploratory']}"
-    assert all(explained(name) == sentence for name, sentence in STATEMENTS.items())
-    for unknown in ("S9", "S9-grid", "S0-fixed-new", "S0-fixed-exploratory-exploratory", "-grid", ""):
-        assert explained(unknown) == unknown

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from api.pages.statements import explained
 from certify import Examples, Model, certify
 from certify.certificate import Certificate
 from certify.errors import Cancelled, InputError
 from certify.findings import AttackResult, parse_finding
+from certify.following import check_statement, following
 from certify.norms import Norm
 from certify.spec import Spec, parse_spec
 from certify.verdict import Verdict
@@ -136,9 +136,13 @@ class CertifierLaws(FindingLaws):
         assert certificate.verdict is Verdict.ERROR
 
     def test_certificates_name_their_statement(self, truth: LinearTruth) -> None:
-        # And a report has words for it.
+        # One that follows from the evidence alone, that reads back from its line, and that a report has words for.
         for certificate in self.run(truth.model(), truth.examples(N, seed=4)):
-            assert explained(certificate.statement) != certificate.statement
+            check_statement(certificate)
+            assert certificate.evidence is not None
+            assert following(certificate.kind, certificate.evidence, certificate.norm, certificate.verdict) == certificate.statement
+            assert Certificate.model_validate_json(certificate.line()).statement == certificate.statement
+            assert certificate.statement.words
 
 
 def _bytes(findings: list[Certificate | AttackResult]) -> list[str]:

@@ -33,7 +33,7 @@ class TestDualPredict(CertifierLaws):
         found = self.run(truth.model(), truth.examples(12, seed=1))
         assert {c.radius for c in found} == {0.0}
         assert any(c.verdict is Verdict.CERTIFIED for c in found)
-        assert {c.statement for c in found} == {"S4-dual-prediction"}
+        assert {str(c.statement) for c in found} == {"S4-dual-prediction"}
 
     def test_verdicts_follow_from_the_stored_votes_at_half_of_alpha_each(self, truth: LinearTruth) -> None:
         for row in self.run(truth.model(), truth.examples(12, seed=1)):

@@ -38,7 +38,7 @@ class TestLipschitz(CertifierLaws):
             assert 0 < evidence.tau < 1e-12
             assert evidence.rival != certificate.prediction
             assert evidence.copies == 0
-            assert certificate.statement == "real-arithmetic"
+            assert str(certificate.statement) == "real-arithmetic"
             assert certificate.epsilon_verified is None
 
     def test_a_wrong_answer_keeps_its_radius(self, truth: LinearTruth) -> None:

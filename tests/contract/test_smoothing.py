@@ -176,7 +176,7 @@ class TestConvertedToLinf(SmoothingLaws):
         return float(np.nextafter(np.sqrt(dimension), np.inf))
 
     def test_the_conversion_is_part_of_the_statement(self, truth: LinearTruth) -> None:
-        assert {c.statement for c in self.run(truth.model(), truth.examples(3, seed=1))} == {"S0-fixed-from-l2"}
+        assert {str(c.statement) for c in self.run(truth.model(), truth.examples(3, seed=1))} == {"S0-fixed-from-l2"}
 
 
 class TestConvertedToL1(SmoothingLaws):

@@ -294,7 +294,7 @@ class SplittingLaws(CertifierLaws):
             assert evidence.template == hashlib.sha256(struct.pack("<6i", *template)).hexdigest()
             assert (evidence.levels, sum(evidence.counts)) == (levels, levels)
             assert (certificate.prediction, certificate.radius) == (lead(evidence.counts)[0], radius_down(lead(evidence.counts)[1] / 255))
-            assert (certificate.statement, certificate.alpha) == ("S0-exact-grid", None)
+            assert (str(certificate.statement), certificate.alpha) == ("S0-exact-grid", None)
             assert certificate.provenance.noise_key is None
         assert isinstance(seen[-1], Progress)
         assert seen[-1].samples == levels * N

@@ -29,7 +29,7 @@ def raced(url: str, mischief: str = "") -> tuple[list[bool], int, Books, dict[st
     waiting = json.dumps([(books.shop.tenant, job.id) for job in made])
     told = subprocess.run([*RUN, "race", url, waiting, mischief], capture_output=True, text=True, timeout=400)
     assert told.stdout, told.stderr
-    statements = {job.id: [row.statement for row in books.rows(job)] for job in made}
+    statements = {job.id: [str(row.statement) for row in books.rows(job)] for job in made}
     return json.loads(told.stdout), told.returncode, books, statements
 
 

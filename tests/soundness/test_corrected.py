@@ -137,7 +137,7 @@ def test_a_linear_classifier_keeps_its_answer_inside_the_corrected_radius() -> N
     rows = rows_of(truth, {"kind": "smoothing", "sigma": 0.3}, 30)
     for row, x in zip(rows, truth.examples(30, seed=2).x.numpy(), strict=True):
         slow, fast = correct(row, 0.01), correct(row, 1.0)
-        assert (slow.statement, slow.alpha) == ("S3-corrected", row.alpha)
+        assert (str(slow.statement), slow.alpha) == ("S3-corrected", row.alpha)
         assert fast.radius <= slow.radius <= row.radius
         if slow.prediction is not None:
             assert slow.radius <= truth.distance(x, slow.prediction, row.norm)
@@ -145,7 +145,7 @@ def test_a_linear_classifier_keeps_its_answer_inside_the_corrected_radius() -> N
             assert "0.01-semi-elastic, which was declared and not checked" in slow.reason
             # Another alpha later keeps the semi-elasticity, and the order of the two makes no difference.
             again = recompute(slow, alpha=0.01)
-            assert again.statement == "S3-corrected-exploratory"
+            assert str(again.statement) == "S3-corrected-exploratory"
             assert again == correct(recompute(row, alpha=0.01), 0.01).model_copy(update={"reason": again.reason})
     assert sum(correct(row, 1.0).radius > 0 for row in rows) > 10
 

@@ -130,7 +130,7 @@ def test_a_held_level_misleads_whoever_deploys_the_search_and_says_so() -> None:
     # The second input lies in the ball of the first, and is certified as another class: of the deployed rule the claim is false.
     assert first.radius > xs[1] - xs[0]
     assert second.radius > 0
-    assert (first.statement, second.statement) == ("S1-frozen", "S1-frozen")
+    assert (str(first.statement), str(second.statement)) == ("S1-frozen", "S1-frozen")
     # Of the classifier with its level held at 1 it is true, as it says.
     inside = np.linspace(xs[0] - first.radius, xs[0] + first.radius, 2001)[1:-1]
     assert bool((LINE.wins(inside, 1.0) < 0.5).all())
@@ -163,7 +163,7 @@ def test_dual_never_certifies_past_the_boundary_of_the_deployed_rule() -> None:
     assert sum(row.radius > 0.05 for row in rows) > 15
     # The negative control: the classifier's own radius does go past it.
     assert beyond > 0
-    assert {row.statement for row in rows} == {"S4-dual"}
+    assert {str(row.statement) for row in rows} == {"S4-dual"}
 
 
 def test_votes_of_selector_and_classifier_follow_their_exact_probabilities() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from certify.comparison import Row, Side
 from certify.gate_rules import Rules, parse_rules
 from certify.spec import Spec, parse_spec
+from certify.statement import Statement
 from certify.statistics.binomial import lower_limit, upper_limit
 from certify.verdict import Verdict
 
@@ -16,9 +17,9 @@ RADIUS = 0.25
 SMOOTHING = {"kind": "smoothing", "sigma": 0.25, "radii": [RADIUS]}
 BOUNDS = {"kind": "bounds", "method": "ibp", "norm": "linf", "max_radius": 1.0}
 
-HOLDS = Row(Verdict.CERTIFIED, True, RADIUS, "S0-fixed", 1e-6)
-ABSTAINS = Row(Verdict.ABSTAINED, False, 0.0, "S0-fixed", 1e-6)
-FAILED = Row(Verdict.ERROR, False, 0.0, "S0-fixed", 1e-6)
+HOLDS = Row(Verdict.CERTIFIED, True, RADIUS, Statement.parse("S0-fixed"), 1e-6)
+ABSTAINS = Row(Verdict.ABSTAINED, False, 0.0, Statement.parse("S0-fixed"), 1e-6)
+FAILED = Row(Verdict.ERROR, False, 0.0, Statement.parse("S0-fixed"), 1e-6)
 _ROWS: dict[bool | None, Row] = {True: HOLDS, False: ABSTAINS, None: FAILED}
 
 

@@ -65,7 +65,7 @@ def mean_radius(folder: Path, spec: str) -> tuple[float, set[str]]:
     rows = [Certificate.model_validate_json(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     asked = [row for row in rows if row.certifier == 1]
     assert len(asked) == 30
-    return float(np.mean([row.radius if row.correct else 0.0 for row in asked])), {row.statement for row in asked}
+    return float(np.mean([row.radius if row.correct else 0.0 for row in asked])), {str(row.statement) for row in asked}
 
 
 def test_written_thresholds_beat_the_default_on_rows_that_were_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_from_lines_to_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     after = read(tmp_path / "new.jsonl")
     assert results.read_bytes() == before
     assert [(c.certifier, c.example) for c in after] == [(c.certifier, c.example) for c in job()]
-    assert {c.statement for c in after if c.kind == "smoothing"} == {"S0-fixed-exploratory"}
+    assert {str(c.statement) for c in after if c.kind == "smoothing"} == {"S0-fixed-exploratory"}
     assert after[10:] == job()[10:]
     assert all(c.verdict is Verdict.CERTIFIED for c in after)
     said = capsys.readouterr().err
@@ -87,7 +87,7 @@ def test_family_wise_counts_all_stochastic_lines(tmp_path: Path) -> None:
     votes = PredictionEvidence(sigma=0.5, n=100, counts=(90, 10), p_value=1e-5)
     each = [stored(family=1).model_copy(update={"example": example}) for example in range(4)]
     broken = [Certificate.model_validate({**dict(each[0]), **BROKEN, "example": 9})]
-    predicted = [without_votes(kind="predict", evidence=votes, alpha=0.01, radius=0.0, certifier=2)]
+    predicted = [without_votes(kind="predict", statement="S0-prediction", evidence=votes, alpha=0.01, radius=0.0, certifier=2)]
     results = write(tmp_path / "old.jsonl", [*each, *broken, *predicted, without_votes()])
     assert run(results, "--alpha", "0.06", "--error-rate", "family-wise") == 4  # as before, an error is an error
     after = read(tmp_path / "new.jsonl")
@@ -166,7 +166,9 @@ BAD = {
         "line 2 is of another model, dataset or spec than line 1",
     ),
     "another radius": (line(example=1) + "\n" + line(radius=2.0), "line 2: evidence: the stored radius does not follow from the stored"),
-    "another norm": (line(norm="linf"), "line 1: evidence: the stored radius does not follow from the stored votes"),
+    "another norm": (line(norm="linf"), "line 1: statement: is S0-fixed, and S0-fixed-from-l2 follows from the evidence"),
+    "another statement": (line(statement="S0-fixed-grid"), "line 1: statement: is S0-fixed-grid, and S0-fixed follows from the evidence"),
+    "no statement": (line(statement="S9"), "line 1 is no certificate (statement: 'S9' is no statement"),
 }
 
 
@@ -223,7 +225,7 @@ def test_a_semi_elasticity_alone_makes_another_claim_and_is_not_exploratory(tmp_
     results = write(tmp_path / "old.jsonl", job())
     assert run(results, "--semi-elasticity", "0.01") == 0
     after = read(tmp_path / "new.jsonl")
-    assert {c.statement for c in after if c.kind == "smoothing"} == {"S3-corrected"}
+    assert {str(c.statement) for c in after if c.kind == "smoothing"} == {"S3-corrected"}
     assert all(new.radius <= old.radius for old, new in zip(job(), after, strict=True))
     assert any(0 < new.radius < old.radius for old, new in zip(job(), after, strict=True))
     assert after[10:] == job()[10:]
@@ -231,7 +233,7 @@ def test_a_semi_elasticity_alone_makes_another_claim_and_is_not_exploratory(tmp_
     assert "10 certificates recomputed; statement S3-corrected" in said
     assert "exploratory" not in said
     assert run(results, "--semi-elasticity", "0.01", "--alpha", "0.01") == 0
-    assert {c.statement for c in read(tmp_path / "new.jsonl") if c.kind == "smoothing"} == {"S3-corrected-exploratory"}
+    assert {str(c.statement) for c in read(tmp_path / "new.jsonl") if c.kind == "smoothing"} == {"S3-corrected-exploratory"}
     assert "recomputed; exploratory, statement S3-corrected-exploratory" in capsys.readouterr().err
 
 

@@ -38,12 +38,12 @@ class Noise(ABC):
         block: samples of one block.
         ahead: the most blocks that are drawn at once; it changes nothing about them.
         norm: the norm of the radius that follows from the votes.
-        suffix: what the statement of such a certificate adds to its name.
+        grid: whether only inputs on the 1/255 grid can be answered, by a classifier that rounds to it.
         slack: an upper bound of the total variation distance between the copies that are drawn and those of the theorem.
     """
 
     norm: ClassVar[Norm]
-    suffix: ClassVar[str] = ""
+    grid: ClassVar[bool] = False
     bytes_each: ClassVar[int] = 4
 
     def __init__(self, sigma: float, shape: tuple[int, ...], device: str) -> None:

@@ -35,7 +35,7 @@ class DiscreteGaussian(Noise):
     """
 
     norm = Norm.L2
-    suffix = "-grid"
+    grid = True
     bytes_each = 2
 
     def __init__(self, sigma: float, shape: tuple[int, ...], device: str) -> None:

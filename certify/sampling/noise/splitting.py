@@ -31,7 +31,7 @@ class Splitting(Noise):
     """
 
     norm = Norm.L1
-    suffix = "-grid"
+    grid = True
     bytes_each = 0  # no random bits
 
     def __init__(self, sigma: float, levels: int, template: Array, device: str) -> None:
