@@ -81,5 +81,5 @@ class TestCrownIbpLinf(BoundsLaws):
 
 
 class TestAlphaCrownL2(CertifierLaws):
-    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "alpha-crown", "norm": "l2", "max_radius": 4.0}
+    entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "alpha-crown", "norm": "l2", "max_radius": 4.0, "iterations": 4}
     norm = Norm.L2
