@@ -203,7 +203,7 @@ def _code(requirements: Sequence[Requirement], groups: Sequence[Pairs]) -> Exit:
 
 def _gate(requirement: Requirement, pairs: Pairs) -> bool:
     [gate] = check_gates([requirement], [new for _, new in pairs])
-    sys.stderr.write(f"{_mark(_changed(pairs), 'exploratory: ')}{gate.sentence}\n")
+    sys.stderr.write(f"{gate.sentence}\n")
     return gate.passed
 
 

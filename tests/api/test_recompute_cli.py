@@ -26,7 +26,7 @@ def test_the_command_passes_its_options_on(tmp_path: Path) -> None:
     results = write(tmp_path / "old.jsonl", job())
     found = assay("recompute", "--results", results, "--out", tmp_path / "new.jsonl", "--alpha", "0.01", "--require", "0.9@0.1")
     assert found.returncode == 1, found.stderr
-    assert "exploratory: certifier 0 (smoothing, l2) misses the gate" in found.stderr
+    assert "certifier 0 (smoothing, l2, exploratory) misses the gate" in found.stderr
     assert len(read(tmp_path / "new.jsonl")) == 12
     found = assay("recompute", "--results", results, "--out", results, "--alpha", "0.01")
     assert found.returncode == 4

@@ -113,7 +113,7 @@ def test_gates_speak_of_recomputed_radii(
     results = write(tmp_path / "old.jsonl", [*job(), *weak])
     assert run(results, "--alpha", "0.01", *more) == expected
     lines = [line for line in capsys.readouterr().err.splitlines() if " the gate: " in line]
-    assert sum(line.startswith("exploratory: certifier 0 ") for line in lines) == marked
+    assert sum(line.startswith("certifier 0 (smoothing, l2, exploratory) ") for line in lines) == marked
     assert sum(line.startswith("certifier 1 ") for line in lines) == marked
 
 
