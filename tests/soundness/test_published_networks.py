@@ -31,6 +31,11 @@ KNOWN = {
 CHEAP = ("ibp", "crown-ibp", "crown")
 
 
+def slow(net: str) -> Any:
+    """A network whose turn comes with --slow alone."""
+    return pytest.param(net, marks=pytest.mark.slow)
+
+
 def issue(model: Model, instances: Sequence[published.Instance], entry: dict[str, Any], *, clip: bool = False) -> list[Certificate]:
     """Certificates of the instances under one certifier, by the one verb."""
     spec = parse_spec({"certifiers": [{"kind": "bounds", **entry}], "clip": clip})
@@ -73,13 +78,13 @@ def test_mnist_fc_small() -> None:
     assert {method: proved[method] >= least for method, least in known.items()} == dict.fromkeys(known, True), proved
 
 
-@pytest.mark.parametrize("net", ["mnist-net_256x4.onnx", "mnist-net_256x6.onnx"])
+@pytest.mark.parametrize("net", [slow("mnist-net_256x4.onnx"), "mnist-net_256x6.onnx"])
 def test_mnist_fc_deep(net: str) -> None:
     proved = check("mnist_fc_2022", net, CHEAP, value_range=RANGE)
     assert proved["crown"] >= KNOWN[net]["crown"], proved
 
 
-@pytest.mark.parametrize("net", KNOWN)
+@pytest.mark.parametrize("net", [slow("mnist-net_256x2.onnx"), slow("mnist-net_256x4.onnx"), "mnist-net_256x6.onnx"])
 def test_mnist_fc_never_certifies_a_counterexample_on_the_full_ball(net: str) -> None:
     methods = (*CHEAP, "alpha-crown") if net == "mnist-net_256x2.onnx" else CHEAP
     proved = check("mnist_fc_2022", net, methods)
@@ -97,7 +102,7 @@ def test_mnist_fc_deep_by_alpha_crown(net: str, value_range: tuple[float, float]
 
 
 @pytest.mark.parametrize("norm", [Norm.L2, Norm.L1])
-@pytest.mark.parametrize("net", KNOWN)
+@pytest.mark.parametrize("net", ["mnist-net_256x2.onnx", slow("mnist-net_256x4.onnx"), slow("mnist-net_256x6.onnx")])
 def test_attacks_find_nothing_within_a_certified_radius(net: str, norm: Norm) -> None:
     place = published.folder() / "mnist_fc_2022"
     if not place.is_dir():
