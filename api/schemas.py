@@ -12,7 +12,7 @@ from certify.certificate import Certificate, PredictionEvidence
 from certify.errors import Problem
 from certify.facts import DatasetFacts, ModelFacts
 from certify.run import Plan
-from certify.spec import Alpha, Count, ExampleRange, Positive
+from certify.spec import Alpha, Count, ExampleRange, Positive, Precision
 from certify.verdict import Verdict
 from storage import records
 
@@ -107,6 +107,7 @@ class NewPrediction(In):
     n: Count = Field(default=1000, description="votes of noisy copies for each example")
     alpha: Alpha = Field(default=0.001, description="error level of each answer")
     noise: Literal["gaussian", "discrete-gaussian", "uniform"] = "gaussian"
+    precision: Precision = Field(default="float32", description="in which the network runs; a ledger has its own")
     examples: ExampleRange = ExampleRange()
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     name: Annotated[str, Field(max_length=200)] = ""
@@ -124,6 +125,13 @@ class NewPrediction(In):
         if info.data.get("ledger") is not None and noise != "gaussian":
             raise ValueError("is gaussian where a ledger is asked; remove it")
         return noise
+
+    @field_validator("precision")
+    @classmethod
+    def _of_the_rule(cls, precision: Precision, info: ValidationInfo) -> Precision:
+        if info.data.get("ledger") is not None and precision != "float32":
+            raise ValueError("is that of its rule where a ledger is asked; remove it")
+        return precision
 
 
 class ProblemOut(Out):
@@ -220,6 +228,7 @@ class PredictionOut(Out):
     n: int
     alpha: float
     noise: str = "gaussian"
+    precision: Precision = "float32"
     examples: ExampleRange
     seed: int
     attempt: int

@@ -13,6 +13,7 @@ from scipy import special
 
 from certify.errors import NumericalError
 from certify.model import Examples, Model
+from certify.precision import computing
 from certify.selectors import confidence, log_odds
 from certify.spec import InstanceSmoothingSpec
 from certify.specs.instance import ConfidenceSelector
@@ -86,12 +87,12 @@ def calibration(
         NumericalError: the model answers NaN or infinity.
     """
     assert isinstance(spec.selector, ConfidenceSelector)
-    generator, network = torch.Generator().manual_seed(seed), model.module(device)
+    generator, network = torch.Generator().manual_seed(seed), model.voters(device, spec.precision, "precision")
 
     def logits(sigma: float) -> Iterator[torch.Tensor]:
         for x in examples.x:
             noise = torch.randn((copies, *x.shape), generator=generator)
-            with torch.inference_mode():
+            with computing(spec.precision), torch.inference_mode():
                 parts = [network(part.to(device)).cpu() for part in (x + sigma * noise).split(batch_size or copies)]
             yield _finite(torch.cat(parts))
             on_pass()

@@ -38,7 +38,9 @@ class DualPredictCertifier(SamplingCertifier[DualPredictSpec]):
     Source: Cohen, Rosenfeld & Kolter 2019, PREDICT; Sun, Mao & Vechev 2025 (dual); docs/instance.md.
     """
 
-    statement = Statement(base=Base.DUAL_PREDICTION)
+    @property
+    def statement(self) -> Statement:
+        return Statement(base=Base.DUAL_PREDICTION, precision=self.spec.precision)
 
     @property
     def alpha(self) -> float:
@@ -85,6 +87,7 @@ class DualPredictCertifier(SamplingCertifier[DualPredictSpec]):
             n=sum(votes),
             counts=votes,
             p_value=p_value,
+            precision=self.spec.precision,
             sigmas=self.spec.sigmas,
             selector_sigma=self.spec.selector.sigma,
             selector_counts=level.counts,

@@ -57,8 +57,8 @@ class InstanceSmoothingCertifier(RadiusCertifier[InstanceSmoothingSpec]):
     @property
     def proves(self) -> Statement:
         if self.spec.statement != "dual":
-            return Statement(base=Base.FROZEN)
-        return Statement(base=Base.DUAL, transductive=self._transductive)
+            return Statement(base=Base.FROZEN, precision=self.spec.precision)
+        return Statement(base=Base.DUAL, precision=self.spec.precision, transductive=self._transductive)
 
     @property
     def _transductive(self) -> bool:

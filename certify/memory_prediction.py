@@ -28,7 +28,9 @@ class MemoryPredictCertifier(SamplingCertifier[MemoryPredictSpec]):
     Source: Cohen, Rosenfeld & Kolter 2019, PREDICT; docs/memory.md.
     """
 
-    statement = Statement(base=Base.FROZEN_PREDICTION)
+    @property
+    def statement(self) -> Statement:
+        return Statement(base=Base.FROZEN_PREDICTION, precision=self.spec.precision)
 
     @property
     def alpha(self) -> float:
@@ -51,6 +53,8 @@ class MemoryPredictCertifier(SamplingCertifier[MemoryPredictSpec]):
                 continue
             (sigma, search), (top, p_value), slack = chosen[position], decide(counts), noises[position].slack
             p_value = min(1.0, step_up(p_value + self.spec.n * slack)) if slack else p_value
-            evidence = MemoryPredictionEvidence(sigma=sigma, n=self.spec.n, counts=tuple(counts), p_value=p_value, search=search)
+            evidence = MemoryPredictionEvidence(
+                sigma=sigma, n=self.spec.n, counts=tuple(counts), p_value=p_value, precision=self.spec.precision, search=search
+            )
             outcome = answered(top, evidence, self.alpha)
             yield position, replace(outcome, reason=f"{outcome.reason} {NOT_ASKED}")

@@ -14,6 +14,8 @@ from certify.errors import InputError, Problem
 from certify.graph.graph import Graph
 from certify.graph.module import GraphModule
 from certify.graph.reader import read_onnx
+from certify.precision import dtype_of, ieee, network_in
+from certify.spec import Precision
 
 if TYPE_CHECKING:
     from certify.lipschitz.bound import Bounds
@@ -56,10 +58,21 @@ class Model:
 
     def module(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GraphModule:
         """The network in eval mode on `device`: (batch, *input) raw input -> (batch, classes) logits. Built once for each pair."""
+        ieee()
         key = (device, dtype)
         if key not in self._modules:
             self._modules[key] = GraphModule(self.graph, dtype).to(device).eval().requires_grad_(False)
         return self._modules[key]
+
+    def voters(self, device: str, precision: Precision, field: str) -> Callable[[Tensor], Tensor]:
+        """The network as its votes are counted: (batch, *input) float32 -> (batch, classes) float32, computed in `precision`.
+
+        Args:
+            device: a torch device name.
+            precision: as in a spec.
+            field: where it stands in the spec, for a network that cannot be computed so.
+        """
+        return network_in(self.module(device, dtype_of(precision)), precision, field)
 
     def before(self, split: str) -> Graph:
         """The encoder: from the raw input to that tensor. Made once."""

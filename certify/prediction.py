@@ -22,7 +22,7 @@ from certify.sampling.certifier import SamplingCertifier
 from certify.sampling.noise.base import Noise
 from certify.sampling.place import place_of
 from certify.sampling.streams import Stage
-from certify.spec import PredictSpec, Spec
+from certify.spec import Precision, PredictSpec, Spec
 from certify.statement import Base, Statement
 from certify.verdict import Verdict
 
@@ -55,6 +55,7 @@ def predict(
     key: bytes,
     device: str = "cpu",
     batch_size: int | None = None,
+    precision: Precision = "float32",
 ) -> list[Prediction]:
     """For each input: with probability at least 1 - alpha the answer is not a class other than the smoothed classifier's.
 
@@ -72,6 +73,7 @@ def predict(
         key: the root of the noise, 32 bytes.
         device: a torch device name.
         batch_size: noisy copies at once; null chooses by shapes and device.
+        precision: in which the network runs, as in a spec.
 
     Raises:
         SpecError: a setting is impossible.
@@ -83,7 +85,7 @@ def predict(
     if len(key) != _KEY_BYTES:
         mend = f"draw {_KEY_BYTES} random bytes, for example with secrets.token_bytes({_KEY_BYTES})"
         raise InputError.at("key", f"has {len(key)} bytes", mend)
-    spec = prediction_spec(sigma=sigma, n=n, alpha=alpha, noise=noise, split=split, batch_size=batch_size)
+    spec = prediction_spec(sigma=sigma, n=n, alpha=alpha, noise=noise, split=split, batch_size=batch_size, precision=precision)
     examples = Examples(tuple(range(len(x))), x, torch.zeros(len(x), dtype=torch.int64))
     run = _run(model, spec, key, device, batch_size)
     return [_prediction(answer) for answer in certify(model, examples, spec, run) if isinstance(answer, Certificate)]
@@ -129,7 +131,7 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
     @property
     def statement(self) -> Statement:
         base = Base.PREDICTION_LATENT if self.spec.split else Base.PREDICTION
-        return Statement(base=base, grid=self.noise_of(self.spec.sigma).grid)
+        return Statement(base=base, grid=self.noise_of(self.spec.sigma).grid, precision=self.spec.precision)
 
     @property
     def alpha(self) -> float:
@@ -161,6 +163,7 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
             n=self.spec.n,
             counts=tuple(counts),
             p_value=p_value,
+            precision=self.spec.precision,
         )
         return answered(top, evidence, self.alpha)
 

@@ -18,7 +18,7 @@ def prediction_spec(*, examples: Mapping[str, Any] | None = None, seed: int = 0,
     Args:
         examples: `start`, `stop` and `step`; all of them when null.
         seed: as in a spec.
-        certifier: as in `PredictSpec`: sigma, n, alpha, noise, batch_size.
+        certifier: as in `PredictSpec`: sigma, n, alpha, noise, precision, batch_size.
 
     Raises:
         SpecError: fields are named as they are here.
@@ -46,6 +46,7 @@ def ledger_prediction_spec(
         SpecError: fields are named as they are here.
     """
     entry = {"kind": "memory-predict", "ledger": ledger, "version": version, "sigmas": rule["sigmas"], "search": rule["search"]}
+    entry |= {"precision": rule["precision"]} if "precision" in rule else {}
     try:
         return parse_spec({"seed": seed, "examples": dict(examples or {}), "certifiers": [{**entry, **certifier}]})
     except SpecError as error:

@@ -14,7 +14,7 @@ from certify.facts import misfits
 from certify.model import Model
 from certify.run import Run
 from certify.sampling.ballot import Voters
-from certify.spec import DualPredictSpec, InstanceSmoothingSpec
+from certify.spec import DualPredictSpec, InstanceSmoothingSpec, Precision
 from certify.specs.instance import ConfidenceSelector, ModelSelector
 
 
@@ -36,9 +36,9 @@ class Confidence:
     def classes(self) -> int:
         return len(self.thresholds) + 1
 
-    def module(self, device: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        network = self.model.module(device, dtype)
-        limits = torch.tensor([log_odds(threshold) for threshold in self.thresholds], dtype=dtype, device=device)
+    def voters(self, device: str, precision: Precision, field: str) -> Callable[[Tensor], Tensor]:
+        network = self.model.voters(device, precision, field)
+        limits = torch.tensor([log_odds(threshold) for threshold in self.thresholds], device=device)
         return lambda x: votes(network(x), limits)
 
 

@@ -57,6 +57,7 @@ class RadiusCertifier(SamplingCertifier[R]):
         """The part of the evidence that says what was counted and what follows from it."""
         return {
             "sigma": noise.sigma,
+            "precision": self.spec.precision,
             "n0": self.spec.n0,
             "n": case.looks[-1].n,
             "looks": tuple(look.n for look in case.looks),
@@ -119,7 +120,8 @@ class SmoothingCertifier(OneNoiseCertifier[SmoothingSpec]):
     """With probability at least 1 - alpha over the noise, this is not a class whose ball is wrong.
 
     The smoothed classifier g(x) = argmax_c P(f(x + noise) = c) is constant on the open ball of the radius around x, in raw-input units.
-    f is the submitted model with ties to the lowest class. `n0` samples select a class; up to `n` independent samples estimate its
+    f is the submitted model as it runs in `precision`, with ties to the lowest class.
+    `n0` samples select a class; up to `n` independent samples estimate its
     probability, cumulatively, and are looked at when `looks` say so; every look has its share of alpha, so any rule may stop.
 
     Source: Cohen, Rosenfeld & Kolter 2019, "Certified adversarial robustness via randomized smoothing", Theorem 1 and CERTIFY; looks and
@@ -128,7 +130,7 @@ class SmoothingCertifier(OneNoiseCertifier[SmoothingSpec]):
 
     @property
     def proves(self) -> Statement:
-        return Statement(base=Base.FIXED, grid=self.noise.grid)
+        return Statement(base=Base.FIXED, grid=self.noise.grid, precision=self.spec.precision)
 
     @property
     def noise(self) -> Noise:
@@ -143,13 +145,16 @@ class LatentSmoothingCertifier(OneNoiseCertifier[LatentSmoothingSpec]):
 
     With h the encoder, from the raw input to the tensor `split`, and f the head behind it, the classifier g(x) = argmax_c P(f(h(x) +
     noise) = c) is constant on the open l2 ball of the radius around x, in raw-input units. h is the submitted network in real
-    arithmetic, f the head as it runs in float32, ties to the lowest class. The votes prove a ball around the point that stands for h(x);
+    arithmetic, f the head as it runs in `precision`, ties to the lowest class.
+    The votes prove a ball around the point that stands for h(x);
     it is carried back by a bound of h's Lipschitz constant (`carried`).
 
     Source: Zeng, Su & Huang 2021, "Certified defense via latent space randomized smoothing with orthogonal encoders"; docs/latent.md.
     """
 
-    proves = Statement(base=Base.FIXED_LATENT)
+    @property
+    def proves(self) -> Statement:
+        return Statement(base=Base.FIXED_LATENT, precision=self.spec.precision)
 
     @property
     def noise(self) -> Noise:

@@ -33,7 +33,9 @@ class SplittingCertifier(SamplingCertifier[SplittingSpec]):
     Source: Levine & Feizi 2021, "Improved, deterministic smoothing for l1 certified robustness", on DSSN.
     """
 
-    statement = Statement(base=Base.EXACT_GRID)
+    @property
+    def statement(self) -> Statement:
+        return Statement(base=Base.EXACT_GRID, precision=self.spec.precision)
 
     @cached_property
     def noise(self) -> Splitting:
@@ -51,7 +53,13 @@ class SplittingCertifier(SamplingCertifier[SplittingSpec]):
 
     def _outcome(self, counts: Sequence[int]) -> Outcome:
         top, steps = lead(counts)
-        evidence = SplittingEvidence(sigma=self.spec.sigma, levels=self.spec.levels, counts=tuple(counts), template=digest(self._template))
+        evidence = SplittingEvidence(
+            sigma=self.spec.sigma,
+            levels=self.spec.levels,
+            counts=tuple(counts),
+            template=digest(self._template),
+            precision=self.spec.precision,
+        )
         exact = f"The smoothed classifier answers class {top} at the input, exactly; its lead in votes is too small for a radius of 1/255."
         return Outcome(prediction=top, verdict=Verdict.CERTIFIED, reason="" if steps else exact, radius=steps / LEVELS, evidence=evidence)
 

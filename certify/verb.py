@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 from certify.certificate import Certificate
 from certify.errors import InputError, Problem
 from certify.findings import AttackResult
 from certify.model import Examples, Model
+from certify.precision import check_device, sums_of_products
 from certify.registry import CERTIFIERS
 from certify.run import Run
 from certify.spec import Spec
@@ -32,13 +34,18 @@ def certify(model: Model, examples: Examples, spec: Spec, run: Run) -> Iterator[
 
     Raises:
         InputError: an input has the wrong shape, is not finite or leaves the declared range.
-        EngineUnavailable: a certifier needs an engine that is missing.
+        EngineUnavailable: a certifier needs an engine, or a precision of the device, that is missing.
         ContradictionError: a certificate was about to be made that a sampled input contradicts.
         Cancelled: `run.should_stop()` answered true.
     """
     _check(model, examples)
-    for index in range(len(spec.certifiers)) if run.certifiers is None else run.certifiers:
-        yield from CERTIFIERS[spec.certifiers[index].kind](spec, index, model, run).findings(examples)
+    chosen = range(len(spec.certifiers)) if run.certifiers is None else run.certifiers
+    for index in chosen:
+        check_device(spec.certifiers[index], f"certifiers.{index}", run.device)
+    for index in chosen:
+        finder = CERTIFIERS[spec.certifiers[index].kind](spec, index, model, run)
+        with sums_of_products() if finder.dtype == "float64" else nullcontext():
+            yield from finder.findings(examples)
 
 
 def _check(model: Model, examples: Examples) -> None:

@@ -64,11 +64,13 @@ def check_predictions(connection: sa.Connection, tenant_id: str, model_digest: s
         if not isinstance(certifier, MemoryPredictSpec):
             continue
         found = _ledger(one(connection, ledgers, tenant_id, certifier.ledger))
-        rule, place = certifier.model_dump(mode="json", include={"sigmas", "search"}), f"certifiers.{index}"
+        rule = {"precision": certifier.precision, **certifier.model_dump(mode="json", include={"sigmas", "search"})}
+        place = f"certifiers.{index}"
         if found.model_digest != model_digest:
             raise InputError.at(f"{place}.ledger", f"{found.id} is of another model", "list those of this one with GET /v1/ledgers")
-        if any(found.rule[name] != value for name, value in rule.items()):
-            raise InputError.at(f"{place}.ledger", f"{found.id} has another rule", "copy sigmas and search from GET /v1/ledgers")
+        if any({"precision": "float32", **found.rule}[name] != value for name, value in rule.items()):
+            detail = f"{found.id} has another rule"
+            raise InputError.at(f"{place}.ledger", detail, "copy sigmas, search and precision from GET /v1/ledgers")
         if certifier.version > found.version:
             raise InputError.at(f"{place}.version", f"{found.id} is at version {found.version}", "ask that one, or one before")
 

@@ -18,6 +18,7 @@ from certify.calibration import COPIES, Calibration, calibration
 from certify.errors import InputError, problems_of
 from certify.exit_codes import Exit
 from certify.facts import check
+from certify.precision import check_device
 from certify.run import Plan, Progress
 from certify.spec import ExampleRange, InstanceSmoothingSpec, Spec, parse_spec
 from certify.specs.instance import ConfidenceSelector, default_thresholds, overlap
@@ -103,6 +104,8 @@ def _given(spec: Spec, options: argparse.Namespace) -> _Given:
         raise wrong("start", f"selects no row: the dataset has {found.count}", f"choose --start below {found.count}")
     if not options.allow_overlap:
         _check_apart(rows, spec.examples.indices(found.count))
+    for index, entry in _entries(spec).items():
+        check_device(entry, f"certifiers.{index}", device)
     here = spec.model_copy(update={"examples": chosen})
     check(here, facts, found, model.value_range)
     check_agreement(model, model_bytes)

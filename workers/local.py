@@ -18,6 +18,7 @@ from certify.errors import ContradictionError, SpecError
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code
 from certify.facts import check
 from certify.findings import AttackResult
+from certify.precision import check_device
 from certify.rounding import show_share, show_share_upper
 from certify.run import Progress, Run, public_key
 from certify.spec import MemoryPredictSpec, Spec, parse_spec
@@ -74,6 +75,8 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
     check_agreement(model, model_bytes)
     others = given_selectors(spec, getattr(options, "selector", ()), model)
     rows = spec.examples.indices(found.count)
+    for index, certifier in enumerate(spec.certifiers):
+        check_device(certifier, f"certifiers.{index}", device)
     plan, _ = plan_job(spec, facts, found, device, WorkerSettings.load().memory)
     pace = Pace(len(rows), len(spec.certifiers), verb)
     run = Run(

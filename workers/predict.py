@@ -12,7 +12,7 @@ from certify.errors import InputError
 from certify.exit_codes import exit_code
 from certify.question import in_own_words, prediction_spec
 from certify.rounding import show_share
-from certify.spec import PredictSpec, Spec
+from certify.spec import Precision, PredictSpec, Spec
 from certify.verdict import Verdict
 from workers.command import Parser, answered
 from workers.local import add_inputs, add_outputs, answer
@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--n", type=int, default=_FIELDS["n"].default, help="votes for each example (%(default)s)")
     parser.add_argument("--alpha", type=float, default=_FIELDS["alpha"].default, help="error level of each answer (%(default)s)")
     parser.add_argument("--noise", choices=get_args(_FIELDS["noise"].annotation), default=_FIELDS["noise"].default)
+    parser.add_argument("--precision", choices=get_args(Precision), default=_FIELDS["precision"].default, help="in which the network runs")
     parser.add_argument("--seed", type=int, default=0, help="public: whoever knows it can repeat the noise (%(default)s)")
     parser.add_argument("--start", type=int, default=0, help="first example (%(default)s)")
     parser.add_argument("--stop", type=int, help="the example to stop before")
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 def _spec(options: argparse.Namespace) -> Spec:
     examples = {"start": options.start, "stop": options.stop, "step": options.step}
     settings = {"sigma": options.sigma, "n": options.n, "alpha": options.alpha, "noise": options.noise}
+    settings["precision"] = options.precision
     return prediction_spec(examples=examples, seed=options.seed, **settings).with_noise_key("public-seed")
 
 

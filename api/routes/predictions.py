@@ -67,7 +67,7 @@ def _spec(db: Database, tenant: str, body: NewPrediction) -> Spec:
     if body.ledger is None:
         return prediction_spec(**asked)
     found = get_ledger(db, tenant, body.ledger)
-    more = {name: value for name, value in asked.items() if name not in ("sigma", "noise")}
+    more = {name: value for name, value in asked.items() if name not in ("sigma", "noise", "precision")}
     return ledger_prediction_spec(ledger=found.id, version=found.version, rule=found.rule, **more)
 
 

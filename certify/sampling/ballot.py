@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from certify.sampling.engine import Request, VoteCounter
 from certify.sampling.noise.base import Noise
 from certify.sampling.streams import Stage, Stream
+from certify.spec import Precision
 
 
 class Voters(Protocol):
@@ -25,7 +25,7 @@ class Voters(Protocol):
     def classes(self) -> int:
         """Among which they choose."""
 
-    def module(self, device: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def voters(self, device: str, precision: Precision, field: str) -> Callable[[Tensor], Tensor]:
         """(batch, *input_shape) -> (batch, classes), each row alone; the largest entry is the vote, one that is not finite is an error."""
 
 

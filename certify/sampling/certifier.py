@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
 
-import torch
-
 from certify.certifier import Certifier, Outcome
 from certify.heap import out_of_memory
 from certify.model import Examples
@@ -32,7 +30,9 @@ _BATCHES, _GROUP = 64, 256
 class SamplingCertifier(Certifier[N]):
     """Base of certifiers whose evidence is votes. A subclass writes `answers`, asking ballots for votes as it goes."""
 
-    dtype = "float32"
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return self.spec.precision
 
     @cached_property
     def place(self) -> Place:
@@ -132,13 +132,14 @@ class SamplingCertifier(Certifier[N]):
 
     def _counter(self, network: Voters) -> VoteCounter:
         return VoteCounter(
-            network.module(self.run.device, torch.float32),
+            network.voters(self.run.device, self.spec.precision, f"certifiers.{self.index}.precision"),
             network.input_shape,
             batch_size=self._batch_size,
             classes=network.classes,
             device=self.run.device,
             should_stop=self.run.should_stop,
             on_samples=self._count,
+            precision=self.spec.precision,
         )
 
     def _count(self, samples: int) -> None:

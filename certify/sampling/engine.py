@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from certify.errors import Cancelled
+from certify.precision import computing
 from certify.sampling.noise.base import Noise
 from certify.sampling.streams import Stream
+from certify.spec import Precision
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class VoteCounter:
         shape: of one input.
         should_stop: polled before every batch.
         on_samples: told how many samples each batch held.
+        precision: to which the products inside `classify` may be shortened.
     """
 
     def __init__(
@@ -66,11 +69,13 @@ class VoteCounter:
         device: str,
         should_stop: Callable[[], bool],
         on_samples: Callable[[int], None],
+        precision: Precision = "float32",
     ) -> None:
         self._classify = classify
         self._classes = classes
         self._should_stop = should_stop
         self._on_samples = on_samples
+        self._precision = precision
         self._batch = torch.zeros((batch_size, *shape), device=device)
         if len(shape) == 3:
             self._batch = self._batch.to(memory_format=torch.channels_last)
@@ -86,7 +91,7 @@ class VoteCounter:
         device = self._batch.device
         counts = torch.zeros(len(requests) * self._classes, dtype=torch.int64, device=device)
         broken = torch.zeros(len(requests), dtype=torch.int64, device=device)
-        with torch.inference_mode():
+        with computing(self._precision), torch.inference_mode():
             filled = 0
             for owner, request in enumerate(requests):
                 for block, blocks, first, last in request.pieces():

@@ -146,7 +146,10 @@ class InstanceSmoothingSpec(RadiusSpec):
             n0=self.selector.n0,
             n=self.selector.n,
             looks=self.selector.looks,
-            **{name: getattr(self, name) for name in ("alpha", "radii", "error_rate", "bound", "sampling", "tolerance", "norm")},
+            **{
+                name: getattr(self, name)
+                for name in ("alpha", "radii", "error_rate", "bound", "sampling", "tolerance", "norm", "precision")
+            },
         )
 
     def saw(self, dataset: str, examples: ExampleRange) -> bool:

@@ -9,13 +9,22 @@ from pydantic import Field, model_validator
 
 from certify.norms import Norm
 from certify.rounding import radius_down
-from certify.specs.base import Alpha, Count, Frozen, Positive
+from certify.specs.base import Alpha, Count, Frozen, Positive, Precision
+
+
+def _is_float32(precision: str) -> bool:
+    return precision == "float32"
 
 
 class CopiesSpec(Frozen):
-    """What all certifiers share that vote over altered copies."""
+    """What all certifiers share that vote over altered copies.
+
+    `precision` is that of the networks which vote: the classifier of another precision is another classifier. It is left out of the
+    canonical spec when it is float32, so that specs from before it came keep their digests.
+    """
 
     batch_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] | None = None
+    precision: Annotated[Precision, Field(exclude_if=_is_float32)] = "float32"
 
     method: ClassVar[None] = None
 

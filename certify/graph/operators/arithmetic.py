@@ -20,7 +20,7 @@ from certify.lipschitz.parts import Chain, Part, Repeated, Scaled
 
 def _truth(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     """Truth values are the numbers 0 and 1."""
-    return lambda a, b: function(a, b).to(torch.promote_types(a.dtype, torch.float32))
+    return lambda a, b: function(a, b).to(a.dtype if a.is_floating_point() else torch.float32)
 
 
 _TWO: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
