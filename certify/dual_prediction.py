@@ -50,7 +50,7 @@ class DualPredictCertifier(SamplingCertifier[DualPredictSpec]):
 
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
         points, unit, selector = self.points(examples), self.noise_of(1.0), self.spec.selector
-        voters, noise = selector_of(self.spec, self.model, self.run, f"certifiers.{self.index}"), self.noise_of(selector.sigma)
+        voters, noise = selector_of(self.spec, self.model, self.run), self.noise_of(selector.sigma)
         asked = self.ballot(examples, points, [noise] * len(examples), voters)
         levels: dict[int, _Level] = {}
         for position, counts in asked.votes(range(len(examples)), Stage.SELECTOR_PREDICTION, 0, selector.n).items():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from certify.certificate import Certificate
 from certify.errors import InputError, Problem
+from certify.facts import check_other_models
 from certify.findings import AttackResult
 from certify.model import Examples, Model
 from certify.registry import CERTIFIERS
@@ -31,13 +32,16 @@ def certify(model: Model, examples: Examples, spec: Spec, run: Run) -> Iterator[
         One row per (certifier, example), certifier by certifier, examples in order. Radii are rounded down, distances up.
 
     Raises:
-        InputError: an input has the wrong shape, is not finite or leaves the declared range.
+        InputError: an input has the wrong shape, is not finite or leaves the declared range; or a network that the spec names is
+            not in `run.models`, or does not fit.
         EngineUnavailable: a certifier needs an engine that is missing.
         ContradictionError: a certificate was about to be made that a sampled input contradicts.
         Cancelled: `run.should_stop()` answered true.
     """
     _check(model, examples)
-    for index in range(len(spec.certifiers)) if run.certifiers is None else run.certifiers:
+    asked = tuple(range(len(spec.certifiers))) if run.certifiers is None else run.certifiers
+    check_other_models(spec, model.input_shape, lambda other: run.models.get(other.digest), asked)
+    for index in asked:
         yield from CERTIFIERS[spec.certifiers[index].kind](spec, index, model, run).findings(examples)
 
 

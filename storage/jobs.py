@@ -20,11 +20,11 @@ from storage.database import Database, held
 from storage.errors import NotReady
 from storage.ids import new_id
 from storage.ledger_rows import check_predictions
+from storage.other_models import check_owned
 from storage.progress import progress
 from storage.quotas import DEFAULT, check_jobs
 from storage.records import Actor, ArtifactState, Dataset, Job, JobState, Model, Page, Quota, ShardPlan, ShardState
 from storage.scoped import everyones, hold_tenant, newest, one, owned
-from storage.selectors import check_selectors
 from storage.tables import jobs, shards
 
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
@@ -251,7 +251,7 @@ def _submit(
     # One submission of a tenant at a time: the question is looked up and asked in one step.
     hold_tenant(connection, tenant_id)
     check_predictions(connection, tenant_id, model.blob, spec)
-    check_selectors(connection, tenant_id, spec, model.facts.input_shape if model.facts else ())
+    check_owned(connection, tenant_id, spec, model.facts.input_shape if model.facts else None)
     pair = owned(jobs, tenant_id) & (jobs.c.model_digest == model.blob) & (jobs.c.dataset_digest == dataset.blob)
     # The declared range is free to choose and not part of the noise key: a new range must not hide an attempt or restart the count.
     same = pair & (jobs.c.spec_digest == spec.digest())

@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from certify.norms import Norm
 from certify.rounding import radius_down
-from certify.specs.base import Alpha, Count, Frozen, Positive
+from certify.specs.base import Alone, Alpha, Count, Part, Positive
 
 
-class CopiesSpec(Frozen):
+class CopiesSpec(Part):
     """What all certifiers share that vote over altered copies."""
 
     batch_size: Annotated[int, Field(strict=True, ge=1, le=65_536)] | None = None
@@ -20,17 +20,12 @@ class CopiesSpec(Frozen):
     method: ClassVar[None] = None
 
     @property
-    def other_models(self) -> tuple[str, ...]:
-        """Networks besides the job's own that take part, by the SHA-256 of their files."""
-        return ()
-
-    @property
     def noisy_tensor(self) -> str | None:
         """The tensor that is altered; null for the input."""
         return getattr(self, "split", None)
 
 
-class NoisySpec(CopiesSpec):
+class NoisySpec(CopiesSpec, Alone):
     """Noise of one level, drawn at random. `sigma` is the standard deviation of each coordinate, raw-input units."""
 
     sigma: Positive
@@ -83,7 +78,7 @@ class PredictSpec(NoisySpec):
         return float(self.n) * largest_tensor
 
 
-class SplittingSpec(CopiesSpec):
+class SplittingSpec(CopiesSpec, Alone):
     """Deterministic splitting noise: the exact answer of the smoothed classifier and a proved l1 ball of grid inputs, without alpha.
 
     `sigma` is the standard deviation of the uniform noise that the model was trained with, lam = sigma * sqrt(3) its half width.
