@@ -196,7 +196,8 @@ class JobOut(Out):
     dataset_digest: str
     spec: dict[str, Any]
     spec_digest: str
-    attempt: int
+    attempt: int = Field(description="number of this spec among all that this tenant has tried on this model and dataset")
+    attempts: list[int | None] = Field(description="of each certifier, which throw of it this is among them; null: it draws no noise")
     noise_commitment: str | None
     noise_key: str | None
     state: records.JobState

@@ -280,7 +280,8 @@ class Provenance(Frozen):
     """Everything needed to repeat the computation.
 
     `noise_key` is `public-seed` (the stream key follows from `seed`), or `service:` and the SHA-256 commitment of a key that the
-    service drew after the upload and reveals in the report; null for deterministic certifiers.
+    service drew after the upload and reveals in the report; null for deterministic certifiers. `attempt` is which throw of this
+    certifier it is on this model and dataset, in this tenant of the service; a run without service counts nothing and says 1.
     """
 
     model: Sha256

@@ -9,7 +9,6 @@ from certify.certificate import DualPredictionEvidence
 from certify.certifier import Outcome
 from certify.model import Examples
 from certify.prediction import answered, decide
-from certify.rounding import step_up
 from certify.sampling.certifier import SamplingCertifier
 from certify.sampling.noise.base import Noise
 from certify.sampling.streams import Stage
@@ -52,7 +51,7 @@ class DualPredictCertifier(SamplingCertifier[DualPredictSpec]):
 
     def answers(self, examples: Examples) -> Iterator[tuple[int, Outcome]]:
         points, unit, selector = self.points(examples), self.noise_of(1.0), self.spec.selector
-        voters, noise = selector_of(self.spec, self.model, self.run, f"certifiers.{self.index}"), self.noise_of(selector.sigma)
+        voters, noise = selector_of(self.spec, self.model, self.run), self.noise_of(selector.sigma)
         asked = self.ballot(examples, points, [noise] * len(examples), voters)
         levels: dict[int, _Level] = {}
         for position, counts in asked.votes(range(len(examples)), Stage.SELECTOR_PREDICTION, 0, selector.n).items():
@@ -98,5 +97,4 @@ class DualPredictCertifier(SamplingCertifier[DualPredictSpec]):
 def _tested(counts: list[int], noise: Noise) -> tuple[int, tuple[int, ...], float]:
     """The winner, the votes and the p-value, which pays for the law that was really drawn from."""
     top, p_value = decide(counts) if len(counts) > 1 else (0, 0.0)
-    n = sum(counts)
-    return top, tuple(counts), min(1.0, step_up(p_value + n * noise.slack)) if noise.slack else p_value
+    return top, tuple(counts), noise.paid(p_value, sum(counts))

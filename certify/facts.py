@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from pydantic import Field
 
 from certify.errors import InputError, Problem
-from certify.spec import CopiesSpec, Frozen, RadiusSpec, Spec
-from certify.specs.instance import ModelSelector
+from certify.spec import CopiesSpec, Frozen, OtherModel, RadiusSpec, Spec
 
 _SHOWN_CUTS = 12
 
@@ -270,7 +269,7 @@ def _supported(spec: Spec, model: ModelFacts) -> list[Problem]:
 
 
 class Sizes(Protocol):
-    """What must fit of a network that chooses among levels: a model has it, and the facts of one."""
+    """What must fit of a network: a model has it, and the facts of one."""
 
     @property
     def input_shape(self) -> tuple[int, ...]: ...
@@ -278,16 +277,44 @@ class Sizes(Protocol):
     def classes(self) -> int: ...
 
 
-def misfits(field: str, selector: ModelSelector, levels: int, shape: Sequence[int], found: Sizes | None) -> list[Problem]:
-    """Why a network, or its facts, cannot choose among so many levels for inputs of this shape; `found` is null where it is missing."""
+def check_other_models(
+    spec: Spec,
+    shape: Sequence[int] | None,
+    find: Callable[[OtherModel], Sizes | None],
+    only: Collection[int] | None = None,
+) -> None:
+    """Refuse a spec that names a network which is not there, or is not what its certifier needs. One walk, for every kind.
+
+    Args:
+        spec: of the job.
+        shape: of one input of the job's own network; null while it is not known.
+        find: a network, or its facts, by its digest; null where there is none. Its `field` is its place in the whole spec.
+        only: indices of the certifiers that matter; all when null.
+
+    Raises:
+        InputError: every problem found.
+    """
+    problems: list[Problem] = []
+    for index, certifier in enumerate(spec.certifiers):
+        if only is not None and index not in only:
+            continue
+        for named in certifier.other_models:
+            other = named.model_copy(update={"field": f"certifiers.{index}.{named.field}"})
+            problems += _misfits(other, shape, find(other))
+    if problems:
+        raise InputError(*problems)
+
+
+def _misfits(other: OtherModel, shape: Sequence[int] | None, found: Sizes | None) -> list[Problem]:
+    """Why that network cannot play its part."""
     if found is None:
-        detail = f"no network with SHA-256 {selector.model} was given"
-        return [Problem(field=field, detail=detail, mend="give the file of the selector, or correct the digest")]
+        detail = f"no network with SHA-256 {other.digest} was given"
+        return [Problem(field=other.field, detail=detail, mend=f"give the file of the {other.noun}, or correct the digest")]
     problems = []
-    if tuple(found.input_shape) != tuple(shape):
-        detail = f"the selector takes inputs of shape {list(found.input_shape)}, the classifier {list(shape)}"
-        problems.append(Problem(field=field, detail=detail, mend="use a selector with the classifier's raw input"))
-    if found.classes != levels:
-        detail = f"the selector has {found.classes} logits for {levels} sigmas"
-        problems.append(Problem(field=field, detail=detail, mend="give it one logit for each of the sigmas, in their order"))
+    if shape is not None and tuple(found.input_shape) != tuple(shape):
+        detail = f"the {other.noun} takes inputs of shape {list(found.input_shape)}, the classifier {list(shape)}"
+        problems.append(Problem(field=other.field, detail=detail, mend=f"use a {other.noun} with the classifier's raw input"))
+    if found.classes != other.outputs:
+        detail = f"the {other.noun} has {found.classes} logits for {other.outputs} {other.each}"
+        problems.append(Problem(field=other.field, detail=detail, mend=f"give it one logit for each of the {other.each}, in their order"))
     return problems

@@ -152,7 +152,7 @@ class InstanceSmoothingCertifier(RadiusCertifier[InstanceSmoothingSpec]):
 
     @cached_property
     def _selector(self) -> Voters:
-        return selector_of(self.spec, self.model, self.run, f"certifiers.{self.index}")
+        return selector_of(self.spec, self.model, self.run)
 
     @property
     def _selector_noise(self) -> Noise:

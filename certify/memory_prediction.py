@@ -11,7 +11,6 @@ from certify.level_search import levels_of
 from certify.model import Examples
 from certify.prediction import answered, decide
 from certify.regions import NOT_ASKED
-from certify.rounding import step_up
 from certify.sampling.certifier import SamplingCertifier
 from certify.sampling.streams import Stage
 from certify.spec import MemoryPredictSpec
@@ -51,8 +50,8 @@ class MemoryPredictCertifier(SamplingCertifier[MemoryPredictSpec]):
             if counts is None:
                 yield position, self.broken()
                 continue
-            (sigma, search), (top, p_value), slack = chosen[position], decide(counts), noises[position].slack
-            p_value = min(1.0, step_up(p_value + self.spec.n * slack)) if slack else p_value
+            (sigma, search), (top, p_value) = chosen[position], decide(counts)
+            p_value = noises[position].paid(p_value, self.spec.n)
             evidence = MemoryPredictionEvidence(
                 sigma=sigma, n=self.spec.n, counts=tuple(counts), p_value=p_value, precision=self.spec.precision, search=search
             )

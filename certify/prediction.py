@@ -152,10 +152,7 @@ class PredictCertifier(SamplingCertifier[PredictSpec]):
 
     def _outcome(self, counts: Sequence[int], noise: Noise, shift: float) -> Outcome:
         top, p_value = decide(counts)
-        if noise.slack:
-            # All n copies together are within n * slack of those of the theorem: no event is more likely by more than that.
-            p_value = min(1.0, step_up(p_value + self.spec.n * noise.slack))
-        p_value = _shifted(p_value, self.spec.n, shift)
+        p_value = _shifted(noise.paid(p_value, self.spec.n), self.spec.n, shift)
         evidence = PredictionEvidence(
             noise=self.spec.noise,
             split=self.spec.split,

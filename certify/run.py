@@ -14,6 +14,7 @@ from certify.certificate import Provenance
 from certify.spec import Frozen, Spec
 
 PUBLIC_SEED = "public-seed"
+_KEY_DOMAIN = b"assay/noise-key/2"
 
 
 class Plan(Frozen):
@@ -77,12 +78,22 @@ def public_key(spec: Spec) -> bytes:
     return hashlib.sha256(b"assay/public-seed/%d" % spec.seed).digest()
 
 
-def service_key(secret: bytes, model: str, dataset: str, spec: str, attempt: int) -> bytes:
-    """The noise key of a service: unknown to the author of a model until the job is done, the same on every retry.
+def service_key(secret: bytes, *, tenant: str, model: str, dataset: str, spec: str, salt: bytes) -> bytes:
+    """The noise key of a service: nobody can know it before the question is asked, and the same question gets the same one.
 
-    HMAC-SHA-256 of the server's secret over the three digests and the attempt.
+    HMAC-SHA-256 under the server's secret of all parts, each behind its length, so that no two questions share a text.
+
+    Args:
+        secret: of the server.
+        tenant: who asks.
+        model: SHA-256 of the model's file.
+        dataset: of the dataset's.
+        spec: digest of the spec.
+        salt: 32 random bytes, drawn when the question was asked for the first time, after its files were uploaded.
     """
-    return hmac.new(secret, f"{model}/{dataset}/{spec}/{attempt}".encode(), hashlib.sha256).digest()
+    parts = (_KEY_DOMAIN, tenant.encode(), model.encode(), dataset.encode(), spec.encode(), salt)
+    text = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    return hmac.new(secret, text, hashlib.sha256).digest()
 
 
 def commitment(key: bytes) -> str:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify.errors import InputError
-from certify.facts import misfits
 from certify.model import Model
 from certify.run import Run
 from certify.sampling.ballot import Voters
@@ -66,24 +64,17 @@ def votes(
     return levels.masked_fill(~logits.isfinite().all(dim=1, keepdim=True), torch.nan)
 
 
-def selector_of(spec: InstanceSmoothingSpec | DualPredictSpec, model: Model, run: Run, field: str) -> Voters:
+def selector_of(spec: InstanceSmoothingSpec | DualPredictSpec, model: Model, run: Run) -> Voters:
     """Who votes for a level.
 
     Args:
         spec: with a selector.
         model: the classifier.
-        run: holds the networks that the spec names.
-        field: the place of the spec in the job, for what is wrong.
-
-    Raises:
-        InputError: the network that the spec names is not there or does not fit.
+        run: holds the networks that the spec names, checked by the verb.
     """
     selector = spec.selector
     if isinstance(selector, ConfidenceSelector):
         return Confidence(model, selector.thresholds)
     assert isinstance(selector, ModelSelector)
-    found = run.models.get(selector.model)
-    if problems := misfits(f"{field}.selector.model", selector, len(spec.sigmas), model.input_shape, found):
-        raise InputError(*problems)
     voters: Voters = run.models[selector.model]
     return voters

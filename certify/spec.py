@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from certify.errors import SpecError, problems_of
-from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive, Precision
+from certify.specs.base import Alpha, Count, ExampleRange, Frozen, OtherModel, Part, Positive, Precision
 from certify.specs.deterministic import AttackSpec, BoundsSpec, LipschitzSpec
 from certify.specs.instance import DualPredictSpec, InstanceSmoothingSpec, MemoryPredictSpec
 from certify.specs.smoothing import LatentSmoothingSpec, RadiusSpec, SmoothingSpec
@@ -35,6 +35,8 @@ __all__ = [
     "LipschitzSpec",
     "MemoryPredictSpec",
     "NoisySpec",
+    "OtherModel",
+    "Part",
     "Positive",
     "Precision",
     "PredictSpec",
@@ -46,7 +48,6 @@ __all__ = [
     "SplittingSpec",
     "VotingSpec",
     "decided_radii",
-    "other_models",
     "parse_spec",
 ]
 
@@ -66,11 +67,6 @@ def decided_radii(certifier: CertifierSpec) -> tuple[float, ...] | None:
     if isinstance(certifier, RadiusSpec) and certifier.sampling == "adaptive" and certifier.radii:
         return tuple(sorted(set(certifier.radii)))
     return None
-
-
-def other_models(certifier: CertifierSpec) -> tuple[str, ...]:
-    """Networks besides the job's own that take part in this certifier, by the SHA-256 of their files."""
-    return certifier.other_models if isinstance(certifier, CopiesSpec) else ()
 
 
 class Spec(Frozen):

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 from certify.certificate import Certificate
 from certify.errors import InputError, Problem
+from certify.facts import check_other_models
 from certify.findings import AttackResult
 from certify.model import Examples, Model
 from certify.precision import check_device, sums_of_products
@@ -33,16 +34,18 @@ def certify(model: Model, examples: Examples, spec: Spec, run: Run) -> Iterator[
         One row per (certifier, example), certifier by certifier, examples in order. Radii are rounded down, distances up.
 
     Raises:
-        InputError: an input has the wrong shape, is not finite or leaves the declared range.
+        InputError: an input has the wrong shape, is not finite or leaves the declared range; or a network that the spec names is
+            not in `run.models`, or does not fit.
         EngineUnavailable: a certifier needs an engine, or a precision of the device, that is missing.
         ContradictionError: a certificate was about to be made that a sampled input contradicts.
         Cancelled: `run.should_stop()` answered true.
     """
     _check(model, examples)
-    chosen = range(len(spec.certifiers)) if run.certifiers is None else run.certifiers
-    for index in chosen:
+    asked = tuple(range(len(spec.certifiers))) if run.certifiers is None else run.certifiers
+    check_other_models(spec, model.input_shape, lambda other: run.models.get(other.digest), asked)
+    for index in asked:
         check_device(spec.certifiers[index], f"certifiers.{index}", run.device)
-    for index in chosen:
+    for index in asked:
         finder = CERTIFIERS[spec.certifiers[index].kind](spec, index, model, run)
         with sums_of_products() if finder.dtype == "float64" else nullcontext():
             yield from finder.findings(examples)

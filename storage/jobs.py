@@ -20,15 +20,17 @@ from storage.database import Database, held
 from storage.errors import NotReady
 from storage.ids import new_id
 from storage.ledger_rows import check_predictions
+from storage.other_models import check_owned
 from storage.progress import progress
 from storage.quotas import DEFAULT, check_jobs
 from storage.records import Actor, ArtifactState, Dataset, Job, JobState, Model, Page, Quota, ShardPlan, ShardState
 from storage.scoped import everyones, hold_tenant, newest, one, owned
-from storage.selectors import check_selectors
 from storage.tables import jobs, shards
+from storage.throws import Attempts, attempts, salt
 
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 _DEAD = (JobState.FAILED, JobState.CANCELLED)
+_PARSED = ("spec", "plan", "report", "error", "attempts")
 _Question = tuple[Model, Dataset, Spec]
 
 
@@ -47,7 +49,8 @@ def create_job(
     """Accept a job, or return the one that already answers the same question (false).
 
     The same model bytes and range, dataset bytes and spec are one question: it is thrown once. After a failed or cancelled job a new
-    one starts the same noise streams again. Another spec for the same model and dataset is the next numbered attempt.
+    one starts the same noise streams again. Another spec for the same model and dataset is the next numbered attempt, and another
+    throw of each certifier that an earlier one asked for.
 
     Raises:
         NotFound: no such model or dataset.
@@ -251,7 +254,7 @@ def _submit(
     # One submission of a tenant at a time: the question is looked up and asked in one step.
     hold_tenant(connection, tenant_id)
     check_predictions(connection, tenant_id, model.blob, spec)
-    check_selectors(connection, tenant_id, spec, model.facts.input_shape if model.facts else ())
+    check_owned(connection, tenant_id, spec, model.facts.input_shape if model.facts else None)
     pair = owned(jobs, tenant_id) & (jobs.c.model_digest == model.blob) & (jobs.c.dataset_digest == dataset.blob)
     # The declared range is free to choose and not part of the noise key: a new range must not hide an attempt or restart the count.
     same = pair & (jobs.c.spec_digest == spec.digest())
@@ -261,9 +264,12 @@ def _submit(
             return _job(connection, row, now), False
     check_jobs(connection, tenant_id, quota)
     newest_attempt = connection.execute(sa.select(sa.func.max(jobs.c.attempt)).where(pair)).scalar() or 0
-    values = _values(tenant_id, model, dataset, spec, secret, known[0]["attempt"] if known else newest_attempt + 1)
+    tried = attempts(connection, tenant_id, model.blob, dataset.blob, spec)
+    values = _values(tenant_id, model, dataset, spec, known[0]["attempt"] if known else newest_attempt + 1, tried)
     if known:  # the dice that lie there, even if the server's secret has changed since
         values |= {"noise_key": known[0]["noise_key"], "noise_commitment": known[0]["noise_commitment"]}
+    else:
+        values |= _dice(connection, now, values, spec, secret)
     values |= {"name": name, "created_at": now}
     connection.execute(sa.insert(jobs).values(values))
     events.record(connection, tenant_id, values["id"], "queued", now, state=JobState.QUEUED)
@@ -271,9 +277,17 @@ def _submit(
     return _job(connection, one(connection, jobs, tenant_id, values["id"]), now), True
 
 
-def _values(tenant_id: str, model: Model, dataset: Dataset, spec: Spec, secret: bytes, attempt: int) -> dict[str, Any]:
-    digest = spec.digest()
-    key = public_key(spec) if spec.noise_key == "public-seed" else service_key(secret, model.blob, dataset.blob, digest, attempt)
+def _dice(connection: sa.Connection, now: datetime, values: dict[str, Any], spec: Spec, secret: bytes) -> dict[str, Any]:
+    """The noise key of a question that is asked for the first time, and what is shown of it."""
+    if spec.noise_key == "public-seed":
+        return {"noise_key": public_key(spec).hex(), "noise_commitment": None}
+    tenant_id = values["tenant_id"]
+    digests = {"model": values["model_digest"], "dataset": values["dataset_digest"], "spec": values["spec_digest"]}
+    key = service_key(secret, tenant=tenant_id, **digests, salt=salt(connection, now, tenant_id, **digests))
+    return {"noise_key": key.hex(), "noise_commitment": commitment(key)}
+
+
+def _values(tenant_id: str, model: Model, dataset: Dataset, spec: Spec, attempt: int, tried: Attempts) -> dict[str, Any]:
     return {
         "id": new_id("job"),
         "tenant_id": tenant_id,
@@ -283,10 +297,9 @@ def _values(tenant_id: str, model: Model, dataset: Dataset, spec: Spec, secret: 
         "dataset_digest": dataset.blob,
         "value_range": range_text(model.value_range),
         "spec": spec.canonical(),
-        "spec_digest": digest,
+        "spec_digest": spec.digest(),
         "attempt": attempt,
-        "noise_key": key.hex(),
-        "noise_commitment": None if spec.noise_key == "public-seed" else commitment(key),
+        "attempts": json.dumps(tried),
         "state": JobState.QUEUED,
     }
 
@@ -308,11 +321,12 @@ def _end(connection: sa.Connection, row: Any, state: JobState, now: datetime, **
 def _job(connection: sa.Connection, row: Any, now: datetime) -> Job:
     state = JobState(row["state"])
     spec = parse_spec(row["spec"])
-    plain = {name: row[name] for name in Job.__dataclass_fields__ if name in row and name not in ("spec", "plan", "report", "error")}
+    plain = {name: row[name] for name in Job.__dataclass_fields__ if name in row and name not in _PARSED}
     return Job(
         **{
             **plain,
             "state": state,
+            "attempts": tuple(json.loads(row["attempts"])),
             "noise_key": row["noise_key"] if state.ended else None,
             "spec": spec,
             "plan": Plan.model_validate_json(row["plan"]) if row["plan"] else None,

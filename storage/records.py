@@ -169,9 +169,10 @@ class Progress:
 class Job:
     """One model x one dataset x one spec.
 
-    `attempt` numbers the different specs that this tenant has tried on the same model and dataset bytes. `noise_key` (hex) is None
-    until the job has ended; `noise_commitment`, its SHA-256, is there from the start (None when the seed is public).
-    `started_at` is when its first shard was leased. `condition` says what the job waits for, "" if nothing.
+    `attempt` numbers the different specs that this tenant has tried on the same model and dataset bytes; `attempts` says of each
+    certifier which throw of it this is among all of them, None where it draws no noise. `noise_key` (hex) is None until the job
+    has ended; `noise_commitment`, its SHA-256, is there from the start (None when the seed is public). `started_at` is
+    when its first shard was leased. `condition` says what the job waits for, "" if nothing.
     """
 
     id: str
@@ -184,6 +185,7 @@ class Job:
     spec: Spec
     spec_digest: str
     attempt: int
+    attempts: tuple[int | None, ...]
     noise_commitment: str | None
     noise_key: str | None
     state: JobState
@@ -212,7 +214,7 @@ class ShardLease:
     """The right to compute one shard until the lease ends, and all that is needed to do so.
 
     `epoch` is the fencing token: a write under an older epoch is refused. `attempts` counts leases of this shard, this one
-    included; `attempt` is the job's.
+    included; `attempt` is that of the certifier, 1 where it draws no noise.
     """
 
     id: str

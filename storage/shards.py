@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -173,6 +174,6 @@ def _lease(row: dict[str, Any], job: Any) -> ShardLease:
         value_range=read_range(job["value_range"]),
         spec=parse_spec(job["spec"]),
         noise_key=bytes.fromhex(job["noise_key"]),
-        attempt=job["attempt"],
+        attempt=json.loads(job["attempts"])[row["certifier"]] or 1,
         plan=Plan.model_validate_json(job["plan"]),
     )

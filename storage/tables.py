@@ -85,6 +85,7 @@ jobs = sa.Table(
     sa.Column("spec", sa.Text, nullable=False),
     sa.Column("spec_digest", sa.String(64), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("attempts", sa.Text, nullable=False),
     sa.Column("noise_key", sa.String(64), nullable=False),
     sa.Column("noise_commitment", sa.String(64)),
     sa.Column("state", sa.String(20), nullable=False, index=True),
@@ -107,6 +108,28 @@ sa.Index(
     unique=True,
     sqlite_where=OPEN_JOB,
     postgresql_where=OPEN_JOB,
+)
+
+
+def _question() -> tuple[sa.Column[str], ...]:
+    """Whose and which: a range is no part of it, because it is free to choose and must restart nothing."""
+    whose = sa.Column("tenant_id", sa.String(40), sa.ForeignKey("tenants.id"), primary_key=True)
+    digests = ("model_digest", "dataset_digest", "spec_digest")
+    return (whose, *(sa.Column(name, sa.String(64), primary_key=True) for name in digests))
+
+
+# Drawn when a question is asked for the first time, never changed and never deleted: no question gets a second throw.
+noise_salts = sa.Table("noise_salts", metadata, *_question(), sa.Column("salt", sa.String(64), nullable=False), created())
+
+# Every throw of every certifier that draws noise: the spec that asked for it, its place there, and which throw it was.
+throws = sa.Table(
+    "throws",
+    metadata,
+    *_question(),
+    sa.Column("ix", sa.Integer, primary_key=True),
+    sa.Column("certifier", sa.String(64), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.UniqueConstraint("tenant_id", "model_digest", "dataset_digest", "certifier", "attempt"),
 )
 
 shards = sa.Table(

@@ -10,7 +10,8 @@ from certify.errors import InputError, Problem
 from certify.facts import check
 from certify.spec import Spec, parse_spec
 from storage.catalog import dataset_in, model_in
-from storage.errors import NotFound
+from storage.errors import NotFound, NotReady
+from storage.other_models import check_owned
 from storage.records import ArtifactState, Dataset, Model
 from storage.records_schedules import Ref, Template
 from storage.scoped import owned
@@ -49,7 +50,17 @@ def check_template(connection: sa.Connection, tenant_id: str, template: Template
         try:
             check(template.spec.with_noise_key("service"), model.facts, dataset.facts, model.value_range)
         except InputError as error:
-            raise type(error)(*(_inside(problem) for problem in error.problems)) from None
+            raise _in_template(error) from None
+    _check_other_models(connection, tenant_id, template.spec, model)
+
+
+def _check_other_models(connection: sa.Connection, tenant_id: str, spec: Spec, model: Model) -> None:
+    try:
+        check_owned(connection, tenant_id, spec, model.facts.input_shape if model.facts else None)
+    except NotReady:  # the tick waits for it
+        return
+    except InputError as error:
+        raise _in_template(error) from None
 
 
 def _resolve(connection: sa.Connection, tenant_id: str, table: sa.Table, ref: Ref, noun: str) -> str:
@@ -63,6 +74,10 @@ def _resolve(connection: sa.Connection, tenant_id: str, table: sa.Table, ref: Re
         what = f"there is no {noun} named {ref.name!r}" + (f" with version {ref.version}" if ref.version is not None else "")
         raise NotFound.at(f"template.{noun}", what, f"list them with GET /v1/{noun}s")
     return found
+
+
+def _in_template(error: InputError) -> InputError:
+    return type(error)(*(_inside(problem) for problem in error.problems))
 
 
 def _inside(problem: Problem) -> Problem:

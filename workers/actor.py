@@ -13,7 +13,6 @@ from certify import Examples, Model, certify
 from certify.certificate import Certificate, Provenance
 from certify.findings import AttackResult
 from certify.run import Progress, Run
-from certify.spec import other_models
 from storage.records import ShardLease
 from workers.agreement import recheck
 from workers.datasets import Dataset, read_dataset
@@ -52,7 +51,7 @@ class CertifierActor:
         self._make_room(keys)
         loaded = self._kept(keys[0], lambda: Model.from_onnx(model, lease.value_range))
         data = self._kept(keys[1], lambda: read_dataset(dataset))
-        named = other_models(lease.spec.certifiers[lease.certifier])
+        named = [other.digest for other in lease.spec.certifiers[lease.certifier].other_models]
         run = Run(
             plan=lease.plan,
             noise_key=lease.noise_key,

@@ -12,7 +12,6 @@ from certify.certificate import Certificate
 from certify.errors import AssayError, Cancelled, Problem
 from certify.findings import AttackResult
 from certify.run import Progress
-from certify.spec import other_models
 from storage.records import ShardLease
 from workers.actor import CertifierActor
 
@@ -59,7 +58,8 @@ class Executor(Protocol):
 
 def needed(lease: ShardLease) -> tuple[str, ...]:
     """The files that an actor wants for a shard, in the order of its arguments."""
-    return lease.model_digest, lease.dataset_digest, *other_models(lease.spec.certifiers[lease.certifier])
+    others = lease.spec.certifiers[lease.certifier].other_models
+    return lease.model_digest, lease.dataset_digest, *(other.digest for other in others)
 
 
 def failure(lease: ShardLease, error: BaseException) -> Answer:

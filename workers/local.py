@@ -26,8 +26,8 @@ from workers.agreement import check_agreement, recheck
 from workers.command import Parser, answered, read_file, whole_file, wrong
 from workers.datasets import dataset_facts, read_dataset
 from workers.facts import model_facts
+from workers.other_models import given_models
 from workers.plan import plan_job
-from workers.selectors import given_selectors
 from workers.settings import WorkerSettings
 from workers.together import contradicted, remembered_here
 from workers.versions import versions
@@ -73,7 +73,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
     facts, found = model_facts(model, lipschitz=_asks_for_lipschitz(spec)), dataset_facts(dataset)
     check(spec, facts, found, model.value_range)
     check_agreement(model, model_bytes)
-    others = given_selectors(spec, getattr(options, "selector", ()), model)
+    others = given_models(spec, getattr(options, "selector", ()), model)
     rows = spec.examples.indices(found.count)
     for index, certifier in enumerate(spec.certifiers):
         check_device(certifier, f"certifiers.{index}", device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -36,3 +37,36 @@ class ExampleRange(Frozen):
         """The selected dataset rows of a dataset of `total` rows."""
         stop = total if self.stop is None else min(self.stop, total)
         return range(self.start, stop, self.step)
+
+
+class OtherModel(Frozen):
+    """A network besides the job's own that takes part in a certifier: where the spec names it, and what it must be.
+
+    It takes the raw input of the job's own network, and has `outputs` logits, one for each of what `each` names.
+    """
+
+    field: str
+    digest: str
+    noun: str
+    outputs: int
+    each: str
+
+
+class Part(Frozen, ABC):
+    """One entry of a spec's `certifiers`."""
+
+    @property
+    @abstractmethod
+    def other_models(self) -> tuple[OtherModel, ...]:
+        """Networks besides the job's own that take part; `field` is where this entry names them.
+
+        A job may use those that its tenant has uploaded. Abstract, so that no kind can forget to say.
+        """
+
+
+class Alone(Part):
+    """An entry in which the job's own network takes part and no other."""
+
+    @property
+    def other_models(self) -> tuple[OtherModel, ...]:
+        return ()

@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from certify.specs.base import Frozen, Positive
+from certify.specs.base import Alone, Positive
 
 
-class BoundsSpec(Frozen):
+class BoundsSpec(Alone):
     """Bound propagation: either verify at `epsilon`, or the largest radius up to `max_radius`, to a relative `tolerance`."""
 
     kind: Literal["bounds"]
@@ -55,7 +55,7 @@ class BoundsSpec(Frozen):
         return self
 
 
-class LipschitzSpec(Frozen):
+class LipschitzSpec(Alone):
     """The largest l2 radius that follows from the margin and the network's Lipschitz constants: one forward pass for each example."""
 
     kind: Literal["lipschitz"]
@@ -70,7 +70,7 @@ class LipschitzSpec(Frozen):
         return 1000.0 * largest_tensor
 
 
-class AttackSpec(Frozen):
+class AttackSpec(Alone):
     """A search by gradients for the nearest input with another answer, up to `max_radius`. Where none is found, nothing is proved.
 
     `steps` gradient steps from each of `restarts` points, in some ten rounds that bisect the distance. With the job's `clip` only inputs of

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from certify.looks import default_looks
 from certify.norms import Norm
-from certify.specs.base import Alpha, Count, ExampleRange, Frozen, Positive
+from certify.specs.base import Alone, Alpha, Count, ExampleRange, Frozen, OtherModel, Positive
 from certify.specs.smoothing import RadiusSpec, SmoothingSpec
 from certify.specs.voting import CopiesSpec, too_few_votes
 
@@ -132,8 +132,8 @@ class InstanceSmoothingSpec(RadiusSpec):
         return self.sigmas[-1]
 
     @property
-    def other_models(self) -> tuple[str, ...]:
-        return (self.selector.model,) if isinstance(self.selector, ModelSelector) else ()
+    def other_models(self) -> tuple[OtherModel, ...]:
+        return _named(self.selector, self.sigmas)
 
     @property
     def selection(self) -> SmoothingSpec:
@@ -175,6 +175,13 @@ class InstanceSmoothingSpec(RadiusSpec):
         if self.selector is not None and (why := self.selection.impossible(alpha, dimension)):
             return f"the selector can never agree: {why}"
         return super().impossible(alpha, dimension, lipschitz)
+
+
+def _named(selector: ConfidenceSelector | ModelSelector | None, sigmas: tuple[float, ...]) -> tuple[OtherModel, ...]:
+    """The network that a selector is, if it is one of its own."""
+    if not isinstance(selector, ModelSelector):
+        return ()
+    return (OtherModel(field="selector.model", digest=selector.model, noun="selector", outputs=len(sigmas), each="sigmas"),)
 
 
 def misfit(selector: ConfidenceSelector | ModelSelector, levels: int) -> str:
@@ -280,15 +287,15 @@ class DualPredictSpec(CopiesSpec):
         return self
 
     @property
-    def other_models(self) -> tuple[str, ...]:
-        return (self.selector.model,) if isinstance(self.selector, ModelSelector) else ()
+    def other_models(self) -> tuple[OtherModel, ...]:
+        return _named(self.selector, self.sigmas)
 
     def work(self, largest_tensor: int) -> float:
         """A rough cost of one example, in tensor elements touched: what shards are cut by."""
         return float(self.n + self.selector.n) * largest_tensor
 
 
-class MemoryPredictSpec(CopiesSpec):
+class MemoryPredictSpec(CopiesSpec, Alone):
     """PREDICT through a ledger of certified regions: the region's class inside one, the answer at the searched level elsewhere.
 
     `version` is the state of the `ledger` that is asked; regions that were revoked since do not answer either. `sigmas` and `search` are

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from certify.looks import default_looks, shares
 from certify.norms import Norm, conversion
-from certify.specs.base import Alpha, Count, Positive
+from certify.specs.base import Alone, Alpha, Count, Positive
 from certify.specs.voting import CopiesSpec, NoisySpec
 
 
@@ -157,7 +157,7 @@ class SmoothingSpec(NoisySpec, RadiusSpec):
         return math.sqrt(3.0) * self.sigma * (2 * p - 1) if self.noise == "uniform" else super()._own_radius(p)
 
 
-class LatentSmoothingSpec(RadiusSpec):
+class LatentSmoothingSpec(RadiusSpec, Alone):
     """CERTIFY with gaussian noise added at the tensor `split`, carried back to the input by the Lipschitz constant of what is before it.
 
     `sigma` is the standard deviation of each coordinate of that tensor, in its own units; `radii` and all radii that come out are of the

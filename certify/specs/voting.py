@@ -9,14 +9,14 @@ from pydantic import Field, model_validator
 
 from certify.norms import Norm
 from certify.rounding import radius_down
-from certify.specs.base import Alpha, Count, Frozen, Positive, Precision
+from certify.specs.base import Alone, Alpha, Count, Part, Positive, Precision
 
 
 def _is_float32(precision: str) -> bool:
     return precision == "float32"
 
 
-class CopiesSpec(Frozen):
+class CopiesSpec(Part):
     """What all certifiers share that vote over altered copies.
 
     `precision` is that of the networks which vote: the classifier of another precision is another classifier. It is left out of the
@@ -29,17 +29,12 @@ class CopiesSpec(Frozen):
     method: ClassVar[None] = None
 
     @property
-    def other_models(self) -> tuple[str, ...]:
-        """Networks besides the job's own that take part, by the SHA-256 of their files."""
-        return ()
-
-    @property
     def noisy_tensor(self) -> str | None:
         """The tensor that is altered; null for the input."""
         return getattr(self, "split", None)
 
 
-class NoisySpec(CopiesSpec):
+class NoisySpec(CopiesSpec, Alone):
     """Noise of one level, drawn at random. `sigma` is the standard deviation of each coordinate, raw-input units."""
 
     sigma: Positive
@@ -92,7 +87,7 @@ class PredictSpec(NoisySpec):
         return float(self.n) * largest_tensor
 
 
-class SplittingSpec(CopiesSpec):
+class SplittingSpec(CopiesSpec, Alone):
     """Deterministic splitting noise: the exact answer of the smoothed classifier and a proved l1 ball of grid inputs, without alpha.
 
     `sigma` is the standard deviation of the uniform noise that the model was trained with, lam = sigma * sqrt(3) its half width.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from certify import Examples, Model, certify
 from certify.certificate import Certificate, SmoothingEvidence
 from certify.curves import report
-from certify.facts import misfits
+from certify.facts import check_other_models
 from certify.spec import InstanceSmoothingSpec, parse_spec
 from certify.specs.instance import ModelSelector
 from deploy.demo.instance import train as example
@@ -102,7 +102,7 @@ def test_what_is_written_is_read_and_certified_with_the_copies_it_says(few: Rows
     by_network = spec.certifiers[1]
     assert isinstance(by_network, InstanceSmoothingSpec)
     assert isinstance(by_network.selector, ModelSelector)
-    assert not misfits("selector", by_network.selector, len(SIGMAS), network.input_shape, other)
+    check_other_models(spec, network.input_shape, lambda named: other)
     with np.load(tmp_path / "data.npz") as data:
         examples = Examples(tuple(range(3)), torch.from_numpy(data["x"]), torch.from_numpy(data["y"]))
     rows = list(certify(network, examples, spec, run_for(spec, network, 3, models={other.digest: other})))

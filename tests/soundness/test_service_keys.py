@@ -7,7 +7,9 @@ one of them, class 0 elsewhere. Its true probability of class 1 is below 1e-7 ar
 
 from __future__ import annotations
 
+import hmac
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from tests.support.files import npz
 from tests.support.linear import LinearTruth
 from tests.support.onnx_models import model_bytes, node
 from tests.support.runs import run_for
+from tests.support.salts import key_of
 from tests.support.service import SECRET, Service, drive, plain
 from tests.support.shop import Shop
 from workers.executor import LocalExecutor
@@ -164,8 +167,13 @@ def test_anyone_can_repeat_the_certificates_with_the_revealed_key(cheat: bytes, 
     assert plan is not None
     assert key != public_key(played.ended.spec)
     examples = Examples(tuple(range(len(X))), torch.from_numpy(X), torch.ones(len(X), dtype=torch.int64))
-    run = Run(plan=plan, noise_key=key, provenance=played.certificates[0].provenance, now=lambda: 0.0)
-    assert plain(list(certify(model, examples, played.ended.spec, run))) == plain(played.certificates)
+    repeated: list[Any] = []
+    for index, attempt in enumerate(played.ended.attempts):
+        origin = played.certificates[0].provenance.model_copy(update={"attempt": attempt})
+        run = Run(plan=plan, noise_key=key, provenance=origin, now=lambda: 0.0, certifiers=(index,))
+        repeated += certify(model, examples, played.ended.spec, run)
+    assert played.ended.attempts == (1, 2, 1)  # the first two are one certifier that is tried twice
+    assert plain(repeated) == plain(played.certificates)
 
 
 def test_a_revealed_key_is_of_no_use_to_the_next_model(played: Played) -> None:
@@ -174,7 +182,8 @@ def test_a_revealed_key_is_of_no_use_to_the_next_model(played: Played) -> None:
     model = Model.from_onnx(planted(known(old)))
     fooled = answers(model, spec, noise_key=old)
     assert [c.prediction for c in fooled if c.kind == "smoothing"] == [1] * 2 * len(X)
-    new = service_key(SECRET, model.digest, played.ended.dataset_digest, spec.digest(), 1)
+    digests = {"model": model.digest, "dataset": played.ended.dataset_digest, "spec": spec.digest()}
+    new = service_key(SECRET, tenant=played.ended.tenant_id, **digests, salt=bytes(32))
     assert [c.prediction for c in answers(model, spec, noise_key=new)] == [0] * 3 * len(X)
 
 
@@ -189,26 +198,20 @@ def test_asking_again_throws_the_same_dice(played: Played) -> None:
     assert played.service.submit(played.model_id, played.dataset_id, SPEC).id == played.submitted.id
 
 
-def test_the_noise_follows_from_the_secret_and_the_question(tmp_path: Path) -> None:
-    def job_of(name: str, secret: bytes, **question: Any) -> Job:
+def test_the_same_question_in_another_tenant_gets_other_noise(tmp_path: Path) -> None:
+    """Who has two tenants learns nothing in one about the throw of the other, and nothing about the next database either."""
+
+    def noise_of(name: str, tenant: str) -> np.ndarray:
         db = Database(f"sqlite:///{tmp_path / name}")
         db.migrate()
-        return Shop.open(db, "acme").offer(secret=secret, certifiers=[SMOOTHING], **question)[0]
-
-    def key_of(job: Job, secret: bytes) -> bytes:
-        key = service_key(secret, job.model_digest, job.dataset_digest, job.spec.digest(), job.attempt)
+        job = Shop.open(db, tenant).submit(certifiers=[SMOOTHING])
+        key = key_of(db, job)
         assert commitment(key) == job.noise_commitment
-        return key
+        return (copies(key, 0, 0, Stage.ESTIMATION, N) - X[0]).ravel()
 
-    def noise_of(job: Job, secret: bytes) -> np.ndarray:
-        return (copies(key_of(job, secret), 0, 0, Stage.ESTIMATION, N) - X[0]).ravel()
-
-    first, again = job_of("1.db", SECRET), job_of("2.db", SECRET)
-    noise = noise_of(first, SECRET)
-    assert first.id != again.id
-    assert np.array_equal(noise_of(again, SECRET), noise)
-    for other in (noise_of(job_of("3.db", b"t" * 32), b"t" * 32), noise_of(job_of("4.db", SECRET, seed=1), SECRET)):
-        assert abs(np.corrcoef(noise, other)[0, 1]) < 5 / math.sqrt(noise.size)
+    noises = [noise_of("1.db", "one"), noise_of("1.db", "two"), noise_of("2.db", "one")]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert abs(np.corrcoef(noises[i], noises[j])[0, 1]) < 5 / math.sqrt(noises[0].size)
 
 
 def test_the_label_follows_the_key_and_not_the_wish() -> None:
@@ -220,10 +223,20 @@ def test_the_label_follows_the_key_and_not_the_wish() -> None:
         assert certificate.provenance.noise_key == label
 
 
-def test_every_part_of_the_question_and_the_attempt_change_the_key() -> None:
-    parts: list[Any] = ["m", "d", "s", 1]
-    keys = {service_key(b"a secret", *parts)}
-    for position, other in enumerate(("n", "e", "t", 2)):
-        keys.add(service_key(b"a secret", *(other if i == position else part for i, part in enumerate(parts))))
-    keys.add(service_key(b"another secret", *parts))
-    assert len(keys) == 6
+def test_every_part_of_the_question_changes_the_key_and_no_two_share_a_text() -> None:
+    parts: dict[str, Any] = {"tenant": "t", "model": "m", "dataset": "d", "spec": "s", "salt": b"x"}
+    keys = {service_key(b"a secret", **parts)}
+    for name in ("tenant", "model", "dataset", "spec"):
+        keys.add(service_key(b"a secret", **{**parts, name: "other"}))
+    keys.add(service_key(b"a secret", **{**parts, "salt": b"y"}))
+    keys.add(service_key(b"another secret", **parts))
+    keys.add(service_key(b"a secret", **{**parts, "tenant": "tm", "model": ""}))
+    keys.add(service_key(b"a secret", **{**parts, "tenant": "", "model": "tm"}))
+    assert len(keys) == 9
+
+
+def test_the_key_is_the_hmac_that_is_documented() -> None:
+    parts = [b"assay/noise-key/2", b"tnt_1", b"aa", b"bb", b"cc", b"\x00" * 32]
+    text = b"".join(struct.pack(">Q", len(part)) + part for part in parts)
+    expected = hmac.digest(b"secret", text, "sha256")
+    assert service_key(b"secret", tenant="tnt_1", model="aa", dataset="bb", spec="cc", salt=bytes(32)) == expected

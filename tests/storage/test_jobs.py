@@ -9,11 +9,12 @@ import pytest
 
 from certify.errors import InputError, Problem
 from certify.report import Report
-from certify.run import Plan, commitment, public_key, service_key
+from certify.run import Plan, commitment, public_key
 from storage import catalog, jobs, shards, tenants
 from storage.database import Database
 from storage.errors import Conflict, NotFound
 from storage.records import JobState
+from tests.support.salts import key_of
 from tests.support.shop import SECRET, Shop, answers, shard_plans, spec
 
 REPORT = Report(certifiers=())
@@ -78,7 +79,7 @@ def test_different_submissions_at_once_get_different_attempts(shop: Shop) -> Non
 
 def test_the_noise_key_is_shown_only_at_the_end(shop: Shop) -> None:
     job = shop.planned()
-    expected = service_key(SECRET, job.model_digest, job.dataset_digest, job.spec_digest, 1)
+    expected = key_of(shop.db, job)
     assert job.noise_commitment == commitment(expected) == hashlib.sha256(expected).hexdigest()
     assert job.noise_key is None
     lease = shards.lease_shard(shop.db, "w", 60)

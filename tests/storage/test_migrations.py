@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -10,8 +11,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from certify.attempts import tried_as
+from certify.spec import parse_spec
+from storage import audit
 from storage.database import Database, migrations
 from storage.tables import metadata
+from tests.support.shop import Shop
 
 
 def tables(db: Database) -> set[str]:
@@ -54,3 +59,26 @@ def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
     db = Database(empty_url)
     assert {"jobs", "shards", "certificates"} <= tables(db)
     db.close()
+
+
+def test_jobs_of_before_keep_their_keys_and_are_counted(db: Database) -> None:
+    """As in 0004, whose keys had no salt: the certifier of an old job is one that was tried."""
+    shop = Shop.open(db, "old")
+    entries = [{"kind": "smoothing", "sigma": 0.25}, {"kind": "lipschitz"}, {"kind": "smoothing", "sigma": 0.25, "n": 500}]
+    first, second = shop.submit(certifiers=entries), shop.submit(seed=1, certifiers=entries[:1])
+    with db.begin() as connection:
+        before = connection.execute(sa.text("SELECT noise_key FROM jobs ORDER BY id")).scalars().all()
+        command.downgrade(migrations(connection), "0004")
+        command.upgrade(migrations(connection), "0005")
+        assert connection.execute(sa.text("SELECT noise_key FROM jobs ORDER BY id")).scalars().all() == before
+        kept = connection.execute(sa.text("SELECT attempts FROM jobs ORDER BY id")).scalars().all()
+        certifiers = set(connection.execute(sa.text("SELECT certifier FROM throws")).scalars())
+        assert connection.execute(sa.text("SELECT count(*) FROM noise_salts")).scalar_one() == 0
+    assert [json.loads(text) for text in kept] == [[1, None, 2], [3]]
+    assert certifiers == {tried_as(parse_spec({"certifiers": entries}).certifiers[0])}
+    assert shop.offer(certifiers=entries)[0].id == first.id
+    shop.cancel(audit.SERVER)
+    again = shop.submit(seed=1, certifiers=entries[:1])
+    assert again.id != second.id
+    assert (again.noise_commitment, again.attempts) == (second.noise_commitment, (3,))
+    assert shop.submit(seed=2, certifiers=entries[:1]).attempts == (4,)

@@ -1,4 +1,4 @@
-"""A second network, that chooses noise levels, goes from upload to certificates; what is refused: tests/storage/test_selectors.py."""
+"""A second network, that chooses noise levels, goes from upload to certificates; what is refused: tests/storage/test_other_models.py."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from certify.norms import Norm
+from certify.rounding import step_up
 from certify.sampling.streams import Stream
 
 Array = np.ndarray[Any, Any]
@@ -86,6 +87,13 @@ class Noise(ABC):
     ) -> None:
         """Write the noisy copies into `out`."""
         torch.add(noise, x, out=out)
+
+    def paid(self, p_value: float, n: int) -> float:
+        """A p-value of n votes that holds under the law which is drawn, from one that holds under the theorem's; rounded up.
+
+        All n copies together are within n * slack of the theorem's in total variation, so that no event is more likely by more.
+        """
+        return min(1.0, step_up(p_value + n * self.slack)) if self.slack else p_value
 
     @abstractmethod
     def radius(self, pA_lower: float, pB_upper: float) -> float:

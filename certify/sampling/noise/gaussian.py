@@ -12,12 +12,15 @@ from scipy import special
 from torch import Tensor
 
 from certify.norms import Norm
-from certify.rounding import step_down
+from certify.rounding import step_down, step_up
 from certify.sampling.noise.base import Array, Noise
 from certify.sampling.streams import Stream
 from certify.statistics.binomial import normal_quantile_lower
 
 _WORD = 2.0**-31
+# The probability of two normal values to lie beyond the longest pair that is drawn, exp(-length^2 / 2) with length^2 = 64 ln 2. The
+# factor is for the float32 of that length.
+_BEYOND = 1.0001 * 2.0**-32
 
 
 class Gaussian(Noise):
@@ -25,13 +28,20 @@ class Gaussian(Noise):
 
     The radius is Cohen, Rosenfeld & Kolter 2019, Theorem 1: sigma / 2 * (Phi^-1(pA_lower) - Phi^-1(pB_upper)).
 
-    Source: Box & Muller 1958. The largest value is 6.66 sigma; float32 adds rounding (see `DiscreteGaussian` for an exact law).
+    No value beyond 6.66 sigma is ever drawn: two values share a length, whose smallest uniform number is 2^-32. `slack` pays for what is
+    missing, 2^-32 for each pair that a copy has a part in (docs/statistics.md). What is left out is float32 and the finite number of
+    words inside (see `DiscreteGaussian` for an exact law).
+
+    Source: Box & Muller 1958.
     """
 
     norm = Norm.L2
 
     def __init__(self, sigma: float, shape: tuple[int, ...], device: str) -> None:
         super().__init__(sigma, shape, device)
+        # Both values of a pair lie in one copy only where a block is one copy.
+        pairs = self.elements // 2 if self.block == 1 else math.prod(shape)
+        self.slack = pairs * _BEYOND
         # NumPy on the CPU: its functions give the same bits whatever the thread count and, from x86-64-v3 on, the processor.
         self._xp: Any = np if device == "cpu" else torch
         self._length, self._angle = self._empty(self.elements // 2), self._empty(self.elements // 2)
@@ -68,6 +78,10 @@ class Gaussian(Noise):
         values[:, :half] *= length
         values[:, half:] *= length
         return self._shaped(torch.as_tensor(values))
+
+    def paid(self, p_value: float, n: int) -> float:
+        # What is drawn is the true law where no pair lies beyond: no event gets likelier than by one over the probability of that.
+        return min(1.0, step_up(p_value * math.exp(n * self.slack), 4)) if p_value else p_value
 
     def radius(self, pA_lower: float, pB_upper: float) -> float:
         # Noise is scaled in float32, so its true level is the float32 nearest to sigma; the smaller of the two is on the safe side.
