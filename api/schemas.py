@@ -146,6 +146,8 @@ class ModelOut(Out):
     state: records.ArtifactState
     facts: ModelFacts | None
     rejection: list[ProblemOut]
+    condition: str = Field(description="why it is inspected again, or why it failed; empty otherwise")
+    reader: str | None = Field(description="version of what inspected it; null while that is not known")
     created_at: datetime
 
     @classmethod
@@ -162,6 +164,8 @@ class DatasetOut(Out):
     state: records.ArtifactState
     facts: DatasetFacts | None
     rejection: list[ProblemOut]
+    condition: str = Field(description="why it is inspected again, or why it failed; empty otherwise")
+    reader: str | None = Field(description="version of what inspected it; null while that is not known")
     created_at: datetime
 
     @classmethod

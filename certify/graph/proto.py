@@ -46,11 +46,6 @@ def parse(data: bytes) -> onnx.ModelProto:
     return model
 
 
-def printable(text: str, length: int) -> str:
-    """Text from a file, fit for a log and a terminal: short, one line, no control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:length])
-
-
 def _sniff(data: bytes) -> None:
     if not data:
         raise ModelRejected.at("model", "the file is empty", _MEND)
