@@ -15,3 +15,8 @@ def printable(text: str, length: int | None = None) -> str:
         characters (C0, C1, line ends), format characters (bidi marks, zero-width ones) and unassigned ones are not among them.
     """
     return "".join(c if c.isprintable() else "?" for c in text[:length])
+
+
+def printable_lines(text: str) -> str:
+    """The same for each line of a text that is laid out in lines."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -23,6 +23,7 @@ from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.errors import Busy, LostLease
 from storage.logs import configure
+from storage.private import private_service
 from storage.records import ShardLease
 from workers.beside import beside
 from workers.datasets import read_dataset
@@ -218,6 +219,8 @@ def main() -> None:
     """Run until SIGTERM or Ctrl-C."""
     configure()
     settings = WorkerSettings.load()
+    settings.forget_secrets()
+    private_service(settings.home)
     db = Database(settings.database_url)
     db.migrate()
     # A list, not an Event: two signals close together would deadlock on the Event's lock.

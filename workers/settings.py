@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from os import getpid
 from typing import Annotated
@@ -9,6 +10,8 @@ from typing import Annotated
 from pydantic import Field
 
 from storage.settings import Settings
+
+_SECRETS = ("ASSAY_SECRET", "ASSAY_KEY", "ASSAY_DATABASE_URL")
 
 
 class WorkerSettings(Settings):
@@ -32,6 +35,12 @@ class WorkerSettings(Settings):
     def memory(self) -> int:
         """`memory_gib` in bytes."""
         return int(self.memory_gib * 2**30)
+
+    @staticmethod
+    def forget_secrets() -> None:
+        """Take out of the environment what a worker needs no more once it has its settings: its children compute on strangers' files."""
+        for name in _SECRETS:
+            os.environ.pop(name, None)
 
     @property
     def worker_name(self) -> str:
