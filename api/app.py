@@ -33,6 +33,7 @@ from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.guard import guard
 from storage.logs import configure
+from storage.private import private_service
 from storage.settings import Settings
 
 _DESCRIPTION = "Certified robustness as a service. Radii are in raw-input units and rounded down."
@@ -45,6 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure()
         conf = settings or Settings.load()
+        private_service(conf.home)
         app.state.settings, app.state.db, app.state.artifacts = conf, Database(conf.database_url), Artifacts(conf.artifacts)
         app.state.db.migrate()
         guard(app.state.db)

@@ -9,6 +9,7 @@ from typing import Any
 
 from certify.report import CertifierReport, CurvePoint, Report
 from certify.rounding import show_share
+from certify.text import printable
 from storage.queries import Found
 from storage.records import Job
 
@@ -62,7 +63,7 @@ def mlflow(job: Job, report: Report, radii: Sequence[float]) -> dict[str, Any]:
     for certifier in report.certifiers:
         # Metrics of one name are drawn as one curve over runs: another condition is another name.
         prefix = "".join((f"{certifier.certifier}-{certifier.kind}-{certifier.norm}", *certifier.statement.conditions))
-        tags[f"assay.statement.{certifier.certifier}"] = f"{certifier.statement}; {certifier.title}"
+        tags[f"assay.statement.{certifier.certifier}"] = printable(f"{certifier.statement}; {certifier.title}")
         metrics[f"{prefix}/clean_accuracy"] = certifier.clean_accuracy
         for text, point in _points(certifier, radii):
             if point is not None:
@@ -98,4 +99,4 @@ def _points(certifier: CertifierReport, radii: Sequence[float]) -> list[tuple[st
 
 
 def _escaped(text: str) -> str:
-    return "".join(_SPECIAL.get(character, character) for character in text)
+    return "".join(_SPECIAL.get(character, character) for character in printable(text))

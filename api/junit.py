@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from certify.gates import Check, Judgement
+from certify.text import printable
 from storage.records_gates import Outcome
 
 # What XML 1.0 cannot carry, escaped or not.
@@ -51,4 +52,4 @@ def _case(suite: ET.Element, outcome: Outcome, check: Check) -> None:
 
 
 def _clean(text: str) -> str:
-    return _IMPOSSIBLE.sub("\ufffd", text)
+    return printable(_IMPOSSIBLE.sub("\ufffd", text))

@@ -6,7 +6,17 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from certify.certificate import Certificate, PredictionEvidence
 from certify.errors import Problem
@@ -18,6 +28,15 @@ from storage import records
 
 T = TypeVar("T")
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$", examples=["digits-cnn"])]
+
+
+def _shown_as_it_is(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("holds control characters, or marks that turn the direction of text; use letters, digits, punctuation and spaces")
+    return value
+
+
+Label = Annotated[str, Field(max_length=200), AfterValidator(_shown_as_it_is)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the uploaded bytes, in hex")]
 
 
@@ -87,7 +106,7 @@ class NewJob(In):
     spec: dict[str, Any] = Field(
         description="see Spec in docs/design.md", examples=[{"certifiers": [{"kind": "smoothing", "sigma": 0.25}]}]
     )
-    name: Annotated[str, Field(max_length=200)] = ""
+    name: Label = ""
 
 
 class NewPrediction(In):
@@ -110,7 +129,7 @@ class NewPrediction(In):
     precision: Precision = Field(default="float32", description="in which the network runs; a ledger has its own")
     examples: ExampleRange = ExampleRange()
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
-    name: Annotated[str, Field(max_length=200)] = ""
+    name: Label = ""
 
     @field_validator("sigma")
     @classmethod
@@ -154,6 +173,8 @@ class ModelOut(Out):
     state: records.ArtifactState
     facts: ModelFacts | None
     rejection: list[ProblemOut]
+    condition: str = Field(description="why it is inspected again, or why it failed; empty otherwise")
+    reader: str | None = Field(description="version of what inspected it; null while that is not known")
     created_at: datetime
 
     @classmethod
@@ -170,6 +191,8 @@ class DatasetOut(Out):
     state: records.ArtifactState
     facts: DatasetFacts | None
     rejection: list[ProblemOut]
+    condition: str = Field(description="why it is inspected again, or why it failed; empty otherwise")
+    reader: str | None = Field(description="version of what inspected it; null while that is not known")
     created_at: datetime
 
     @classmethod

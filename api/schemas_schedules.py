@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictBool, TypeAdapter, WithJsonSchema, field_validator, model_validator
 
-from api.schemas import In, Name, Out
+from api.schemas import In, Label, Name, Out
 from storage.cron import Cron
 from storage.records_schedules import CatchUp, Overlap, Ref, RunState, Schedule, ScheduleRun, Template
 
@@ -75,7 +75,7 @@ class NewTemplate(In):
     spec: dict[str, Any] = Field(
         description="see Spec in docs/design.md", examples=[{"certifiers": [{"kind": "smoothing", "sigma": 0.25}]}]
     )
-    name: Annotated[str, Field(max_length=200, description="name of the jobs; the schedule's when empty")] = ""
+    name: Label = Field(default="", description="name of the jobs; the schedule's when empty")
 
 
 class NewSchedule(In):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import obstore
 import sqlalchemy as sa
@@ -15,6 +17,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from certify.errors import InputError
 from storage.database import Database, insert_once
 from storage.errors import DamagedArtifact, NotFound
+from storage.private import private_folder
 from storage.quotas import check_bytes
 from storage.records import Quota
 from storage.scoped import owned
@@ -30,7 +33,12 @@ class Artifacts:
     """A content-addressed store: what is read back is checked against its name, so nothing damaged is ever certified."""
 
     def __init__(self, place: str) -> None:
-        self._store: ObjectStore = from_url(place) if "://" in place else LocalStore(Path(place), mkdir=True, automatic_cleanup=True)
+        self._folder = None if "://" in place else Path(place)
+        if self._folder is None:
+            self._store: ObjectStore = from_url(place)
+        else:
+            private_folder(self._folder)
+            self._store = LocalStore(self._folder, automatic_cleanup=True)
 
     def put_file(self, path: Path, sha256: str) -> None:
         """Keep the bytes of a file under their digest; a second time changes nothing, except that damaged content is replaced.
@@ -63,10 +71,36 @@ class Artifacts:
         try:
             data = bytes(obstore.get(self._store, _key(sha256)).bytes())
         except FileNotFoundError:
-            raise NotFound.at("blob", f"the store has no content {sha256}", "upload it again") from None
+            raise _missing(sha256) from None
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise DamagedArtifact.at("blob", f"the stored content {sha256} is damaged", "upload it again")
+            raise _damaged(sha256)
         return data
+
+    @contextmanager
+    def open(self, sha256: str) -> Iterator[Any]:
+        """The bytes as an open file, checked, read-only and at its start; memory does not grow with their size.
+
+        It is the object itself where the store is a folder, and a temporary copy elsewhere.
+
+        Raises:
+            NotFound: nothing is stored under the digest.
+            DamagedArtifact: what is stored is damaged.
+        """
+        try:
+            opened = self._opened(sha256)
+        except FileNotFoundError:
+            raise _missing(sha256) from None
+        with opened as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise _damaged(sha256)
+            file.seek(0)
+            yield file
+
+    def _opened(self, sha256: str) -> AbstractContextManager[Any]:
+        # Without a buffer of Python's: whoever inherits the descriptor reads on where the file itself stands.
+        if self._folder is not None:
+            return (self._folder / _key(sha256)).open("rb", buffering=0)
+        return _copied(obstore.get(self._store, _key(sha256)).stream(min_chunk_size=_READ))
 
     def head(self, sha256: str, length: int = 64) -> bytes:
         """The first bytes; empty when the content is empty or missing."""
@@ -118,6 +152,25 @@ class Artifacts:
         except (FileNotFoundError, InputError):
             return False
         return True
+
+
+def _missing(sha256: str) -> NotFound:
+    return NotFound.at("blob", f"the store has no content {sha256}", "upload it again")
+
+
+def _damaged(sha256: str) -> DamagedArtifact:
+    return DamagedArtifact.at("blob", f"the stored content {sha256} is damaged", "upload it again")
+
+
+@contextmanager
+def _copied(chunks: Iterable[bytes]) -> Iterator[Any]:
+    """A file without a name that holds the chunks, at its start."""
+    with TemporaryFile(prefix="assay-blob-") as copy:
+        for chunk in chunks:
+            copy.write(chunk)
+        copy.flush()
+        copy.raw.seek(0)
+        yield copy.raw
 
 
 def _read(path: Path) -> Iterator[bytes]:

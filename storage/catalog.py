@@ -1,10 +1,10 @@
-"""Models and datasets: registered by name and version, inspected by a worker, then ready or rejected."""
+"""Models and datasets: registered by name and version, inspected by a worker, then ready, rejected or failed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,12 +21,19 @@ from storage.tables import blobs, datasets, models
 
 Range = tuple[float, float]
 _MAX_INSPECTIONS = 3
+_PAUSES = (5.0, 30.0)  # seconds before the second try and before the third
+_LOST = "the worker that inspected it was lost"
+# What ends without an answer may be inspected again.
+_UNANSWERED = (ArtifactState.REJECTED, ArtifactState.FAILED)
 
 
 def register_model(
     db: Database, tenant_id: str, *, name: str, blob: str, value_range: Range | None = None, by: Actor = audit.SERVER
 ) -> Model:
-    """The next version under `name`; the same bytes and range again return the version that exists."""
+    """The next version under `name`; the same bytes and range again return the version that exists.
+
+    One that was rejected or failed is then inspected again.
+    """
     return _model(_register(db, models, tenant_id, name, blob, range_text(value_range), "mdl", by))
 
 
@@ -66,8 +73,33 @@ def list_datasets(db: Database, tenant_id: str, *, limit: int, cursor: str | Non
     return Page(items=tuple(_dataset(row) for row in rows), next_cursor=following)
 
 
+def inspect_model_again(db: Database, tenant_id: str, model_id: str, *, by: Actor = audit.SERVER) -> Model:
+    """Have a rejected or failed model inspected once more; any other stays as it is. Raises NotFound."""
+    with db.begin() as connection:
+        row = one(connection, models, tenant_id, model_id, lock=True)
+        return _model(_again(connection, models, row, by, db.now(connection)))
+
+
+def inspect_dataset_again(db: Database, tenant_id: str, dataset_id: str, *, by: Actor = audit.SERVER) -> Dataset:
+    """Have a rejected or failed dataset inspected once more; any other stays as it is. Raises NotFound."""
+    with db.begin() as connection:
+        row = one(connection, datasets, tenant_id, dataset_id, lock=True)
+        return _dataset(_again(connection, datasets, row, by, db.now(connection)))
+
+
+def reopen_rejected(db: Database, reader: str) -> int:
+    """What another version of the reader has rejected is inspected again by this one; says how many. Nothing changes a second time."""
+    found = 0
+    with db.begin() as connection:
+        for table in (models, datasets):
+            other = table.c.reader.is_(None) | (table.c.reader != reader)
+            mine = (table.c.state == ArtifactState.REJECTED) & other
+            found += connection.execute(sa.update(table).where(mine).values(_waiting(table))).rowcount
+    return found
+
+
 def lease_inspection(db: Database, worker: str, ttl: float) -> InspectionLease | None:
-    """The right to inspect the oldest waiting model or dataset; null when none waits. What failed three times is rejected."""
+    """The right to inspect the oldest waiting model or dataset; null when none waits. What was lost three times is failed."""
     with db.begin() as connection:
         now = db.now(connection)
         for kind, table in (("model", models), ("dataset", datasets)):
@@ -77,10 +109,7 @@ def lease_inspection(db: Database, worker: str, ttl: float) -> InspectionLease |
                 continue
             mine = sa.update(table).where(table.c.id == row["id"])
             if row["attempts"] >= _MAX_INSPECTIONS:
-                why = Problem(
-                    field=kind, detail="could not be inspected: the inspection died three times", mend="make the file smaller or simpler"
-                )
-                connection.execute(mine.values(state=ArtifactState.REJECTED, rejection=dump_problems([why])))
+                connection.execute(mine.values(_given_up(kind, row["id"], _LOST)))
                 continue
             epoch = row["epoch"] + 1
             until = now + timedelta(seconds=ttl)
@@ -95,20 +124,97 @@ def lease_inspection(db: Database, worker: str, ttl: float) -> InspectionLease |
     return None
 
 
-def finish_inspection(db: Database, lease: InspectionLease, facts: ModelFacts | DatasetFacts) -> None:
-    _end_inspection(db, lease, {"state": ArtifactState.READY, "facts": facts.model_dump_json()})
+def keep_inspection(db: Database, lease: InspectionLease, ttl: float) -> None:
+    """A heartbeat: the lease ends `ttl` seconds from now. Raises LostLease."""
+    with db.begin() as connection:
+        _change(connection, lease, {"lease_until": db.now(connection) + timedelta(seconds=ttl)})
 
 
-def reject(db: Database, lease: InspectionLease, problems: Sequence[Problem]) -> None:
-    _end_inspection(db, lease, {"state": ArtifactState.REJECTED, "rejection": dump_problems(problems)})
+def finish_inspection(db: Database, lease: InspectionLease, facts: ModelFacts | DatasetFacts, reader: str | None = None) -> None:
+    """The bytes can be used: `facts`, found by that version of the reader. Raises LostLease."""
+    _end_inspection(db, lease, {"state": ArtifactState.READY, "facts": facts.model_dump_json(), "reader": reader})
+
+
+def reject(db: Database, lease: InspectionLease, problems: Sequence[Problem], reader: str | None = None) -> None:
+    """The bytes cannot be used: what is wrong with them, as that version of the reader says. Raises LostLease."""
+    _end_inspection(db, lease, {"state": ArtifactState.REJECTED, "rejection": dump_problems(problems), "reader": reader})
+
+
+def put_off(db: Database, lease: InspectionLease, why: str) -> None:
+    """Nothing was found out about the bytes, for a reason of the machine: another try after a pause, or failed after the third.
+
+    Args:
+        lease: of the inspection.
+        why: what happened, as the end of "could not be inspected: ...".
+
+    Raises:
+        LostLease: the lease is not ours any more.
+    """
+    table = _table(lease.kind)
+    with db.begin() as connection:
+        attempts = connection.execute(sa.select(table.c.attempts).where(_held(table, lease))).scalar()
+        if attempts is None:
+            raise LostLease
+        if attempts >= _MAX_INSPECTIONS:
+            _change(connection, lease, _given_up(lease.kind, lease.id, why))
+            return
+        later = db.now(connection) + timedelta(seconds=_PAUSES[attempts - 1])
+        condition = f"try {attempts} of {_MAX_INSPECTIONS}: {why}; it is inspected again"
+        _change(connection, lease, {"condition": condition, "lease_until": later, "lease_owner": None})
+
+
+def release_inspection(db: Database, lease: InspectionLease) -> None:
+    """Give it back as if it had not been taken: another worker may begin at once. Raises LostLease."""
+    table = _table(lease.kind)
+    with db.begin() as connection:
+        _change(connection, lease, {"lease_until": None, "lease_owner": None, "attempts": table.c.attempts - 1})
 
 
 def _end_inspection(db: Database, lease: InspectionLease, values: dict[str, Any]) -> None:
-    table = models if lease.kind == "model" else datasets
-    mine = (table.c.id == lease.id) & (table.c.epoch == lease.epoch) & (table.c.state == ArtifactState.INSPECTING)
     with db.begin() as connection:
-        if connection.execute(sa.update(table).where(mine).values(**values, lease_until=None, lease_owner=None)).rowcount != 1:
-            raise LostLease
+        _change(connection, lease, {**values, "condition": None, "lease_until": None, "lease_owner": None})
+
+
+def _change(connection: sa.Connection, lease: InspectionLease, values: dict[str, Any]) -> None:
+    table = _table(lease.kind)
+    if connection.execute(sa.update(table).where(_held(table, lease)).values(values)).rowcount != 1:
+        raise LostLease
+
+
+def _held(table: sa.Table, lease: InspectionLease) -> sa.ColumnElement[bool]:
+    return (table.c.id == lease.id) & (table.c.epoch == lease.epoch) & (table.c.state == ArtifactState.INSPECTING)
+
+
+def _table(kind: str) -> sa.Table:
+    return models if kind == "model" else datasets
+
+
+def _given_up(kind: str, artifact_id: str, why: str) -> dict[str, Any]:
+    condition = (
+        f"could not be inspected, tried {_MAX_INSPECTIONS} times: {why}; this says nothing about the file; "
+        f"ask again with: assay {kind} retry {artifact_id}, or POST /v1/{kind}s/{artifact_id}/inspect"
+    )
+    return {"state": ArtifactState.FAILED, "condition": condition, "lease_until": None, "lease_owner": None}
+
+
+def _waiting(table: sa.Table) -> dict[str, Any]:
+    """The columns of a version that waits for its first try; whoever inspects it now has lost it."""
+    fresh = {"state": ArtifactState.INSPECTING, "attempts": 0, "epoch": table.c.epoch + 1}
+    return {**fresh, "rejection": None, "condition": None, "lease_until": None, "lease_owner": None}
+
+
+def _again(connection: sa.Connection, table: sa.Table, row: Any, by: Actor, now: datetime) -> Any:
+    """A version that was rejected or failed waits for an inspection again; another stays as it is."""
+    if row["state"] not in _UNANSWERED:
+        return row
+    mine = owned(table, row["tenant_id"]) & (table.c.id == row["id"])
+    connection.execute(sa.update(table).where(mine).values(_waiting(table)))
+    audit.record(connection, row["tenant_id"], by, f"{_noun(table)}.inspected_again", row["id"], now)
+    return one(connection, table, row["tenant_id"], row["id"])
+
+
+def _noun(table: sa.Table) -> str:
+    return table.name.removesuffix("s")
 
 
 def _register(db: Database, table: sa.Table, tenant_id: str, name: str, blob: str, value_range: str, prefix: Prefix, by: Actor) -> Any:
@@ -123,7 +229,7 @@ def _register(db: Database, table: sa.Table, tenant_id: str, name: str, blob: st
         same = named & (table.c.blob == blob) & (table.c.value_range == value_range)
         row = connection.execute(sa.select(table).where(same)).mappings().first()
         if row is not None:
-            return row
+            return _again(connection, table, row, by, db.now(connection))
         version = (connection.execute(sa.select(sa.func.max(table.c.version)).where(named)).scalar() or 0) + 1
         now = db.now(connection)
         values = {
@@ -137,11 +243,13 @@ def _register(db: Database, table: sa.Table, tenant_id: str, name: str, blob: st
             "state": ArtifactState.INSPECTING,
             "facts": None,
             "rejection": None,
+            "condition": None,
+            "reader": None,
             "created_at": now,
         }
         connection.execute(sa.insert(table).values(values))
         detail = {"name": name, "version": version, "blob": blob}
-        audit.record(connection, tenant_id, by, f"{table.name.removesuffix('s')}.registered", values["id"], now, detail)
+        audit.record(connection, tenant_id, by, f"{_noun(table)}.registered", values["id"], now, detail)
         return values
 
 
@@ -164,8 +272,18 @@ def _dataset(row: Any) -> Dataset:
 
 
 def _common(row: Any) -> dict[str, Any]:
-    plain = {name: row[name] for name in ("id", "tenant_id", "name", "version", "blob", "size", "created_at")}
-    return {**plain, "state": ArtifactState(row["state"]), "rejection": load_problems(row["rejection"])}
+    plain = {name: row[name] for name in ("id", "tenant_id", "name", "version", "blob", "size", "reader", "created_at")}
+    state = ArtifactState(row["state"])
+    return {**plain, "state": state, "rejection": load_problems(row["rejection"]), "condition": row["condition"] or ""}
+
+
+def unusable(artifact: Model | Dataset, field: str) -> tuple[Problem, ...]:
+    """Why no job can use a version, now or later; empty when it is ready or may become so."""
+    if artifact.state is ArtifactState.REJECTED:
+        return tuple(Problem(field=field, detail=f"was rejected: {why.sentence()}") for why in artifact.rejection)
+    if artifact.state is ArtifactState.FAILED:
+        return (Problem(field=field, detail=artifact.condition),)
+    return ()
 
 
 def range_text(value_range: Range | None) -> str:

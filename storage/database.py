@@ -15,6 +15,7 @@ from alembic.config import Config
 from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.errors import Busy
+from storage.private import close_file, private_file, private_folder
 
 # Any constant: it names the lock under which migrations run.
 _MIGRATION_LOCK = 0x4153534159
@@ -34,7 +35,7 @@ class Database:
         self._writing = threading.Lock() if self.engine.dialect.name == "sqlite" else None
         if self.engine.dialect.name == "sqlite":
             if self.engine.url.database:
-                Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+                _prepare_files(Path(self.engine.url.database))
             _prepare_sqlite(self.engine)
 
     @contextmanager
@@ -129,6 +130,15 @@ def _overload() -> Iterator[None]:
 
 def _busy() -> Busy:
     return Busy.at("", "the database is too busy or cannot be reached", "try again in a moment")
+
+
+def _prepare_files(path: Path) -> None:
+    """The database's file, and its folder, for its owner alone; SQLite gives -wal and -shm the mode of the database."""
+    if not path.parent.exists():
+        private_folder(path.parent)
+    private_file(path)
+    for suffix in ("-wal", "-shm"):
+        close_file(path.with_name(path.name + suffix))
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

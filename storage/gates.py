@@ -22,7 +22,7 @@ from storage.records_gates import DueGate, Gate, JobGates, Outcome, Tick
 from storage.records_schedules import RunState
 from storage.scoped import newest, one, owned
 from storage.tables import gate_outcomes, gates, jobs, schedule_runs, schedules
-from storage.templates import read_template
+from storage.templates import read_template, usable_versions
 
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
@@ -41,7 +41,9 @@ def create_gate(
 
     Raises:
         NotFound: no such schedule or job.
-        InputError: the rules can never be answered; every problem is named. Or not exactly one of schedule and job is given.
+        Conflict: what the schedule certifies could not be inspected.
+        InputError: the rules can never be answered; every problem is named. Or what the schedule certifies was rejected, or not exactly
+            one of schedule and job is given.
     """
     if (schedule_id is None) == (job_id is None):
         raise InputError.at("schedule", "a gate stands on a schedule or on a job", "give exactly one of schedule and job")
@@ -49,6 +51,8 @@ def create_gate(
         on = one(connection, jobs, tenant_id, job_id) if job_id else one(connection, schedules, tenant_id, str(schedule_id))
         spec = parse_spec(on["spec"]) if job_id else read_template(on["template"]).spec
         check_rules(rules, spec, scheduled=schedule_id is not None)
+        if schedule_id is not None:
+            usable_versions(connection, tenant_id, read_template(on["template"]), "schedule")
         _check_baselines(connection, tenant_id, rules, job_id)
         values: dict[str, Any] = {
             "id": new_id("gat"),

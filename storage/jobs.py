@@ -15,9 +15,9 @@ from certify.report import Report
 from certify.run import Plan, commitment, public_key, service_key
 from certify.spec import Spec, parse_spec
 from storage import audit, events, webhooks
-from storage.catalog import dataset_in, dump_problems, get_dataset, get_model, load_problems, model_in, range_text
+from storage.catalog import dataset_in, dump_problems, get_dataset, get_model, load_problems, model_in, range_text, unusable
 from storage.database import Database, held
-from storage.errors import NotReady
+from storage.errors import Conflict, NotReady
 from storage.ids import new_id
 from storage.ledger_rows import check_predictions
 from storage.other_models import check_owned
@@ -55,6 +55,7 @@ def create_job(
     Raises:
         NotFound: no such model or dataset.
         NotReady: the model or dataset has not been inspected yet.
+        Conflict: the model or dataset could not be inspected; it can be asked for again.
         InputError: the model or dataset was rejected, or the spec does not fit them; every problem is named.
         TooManyJobs: the tenant has as many as it may.
     """
@@ -238,8 +239,8 @@ def _asked(model: Model, dataset: Dataset, spec: Spec) -> _Question:
     for noun, artifact in (("model", model), ("dataset", dataset)):
         if artifact.state is ArtifactState.INSPECTING:
             raise NotReady.at(noun, f"{artifact.id} is still being inspected", "try again in a few seconds")
-        if artifact.state is ArtifactState.REJECTED:
-            raise InputError(*(Problem(field=noun, detail=f"was rejected: {p.sentence()}", mend="") for p in artifact.rejection))
+        if problems := unusable(artifact, noun):
+            raise (Conflict if artifact.state is ArtifactState.FAILED else InputError)(*problems)
     assert model.facts is not None
     assert dataset.facts is not None
     spec = spec.with_noise_key("service")

@@ -18,11 +18,16 @@ GIB = 2**30
 
 
 class ArtifactState(StrEnum):
-    """A model or dataset: waiting for inspection, usable, or refused with reasons."""
+    """A model or dataset: waiting for inspection, usable, refused with reasons, or not inspected.
+
+    `rejected` is about the file: it was read, and its reasons say what to change. `failed` is about the machine: three inspections
+    ran out of time, were ended or were lost, and nothing is known about the file. Both are inspected again when somebody asks.
+    """
 
     INSPECTING = "inspecting"
     READY = "ready"
     REJECTED = "rejected"
+    FAILED = "failed"
 
 
 class JobState(StrEnum):
@@ -117,7 +122,11 @@ class AuditEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One version of a named model. `facts` once ready, `rejection` once rejected; `blob` is the SHA-256 of its bytes."""
+    """One version of a named model. `facts` once ready, `rejection` once rejected; `blob` is the SHA-256 of its bytes.
+
+    `condition` says why it is inspected again, or why it failed, "" otherwise. `reader` is the version of what inspected it, None
+    while that is not known.
+    """
 
     id: str
     tenant_id: str
@@ -129,6 +138,8 @@ class Model:
     state: ArtifactState
     facts: ModelFacts | None
     rejection: tuple[Problem, ...]
+    condition: str
+    reader: str | None
     created_at: datetime
 
 
@@ -145,6 +156,8 @@ class Dataset:
     state: ArtifactState
     facts: DatasetFacts | None
     rejection: tuple[Problem, ...]
+    condition: str
+    reader: str | None
     created_at: datetime
 
 

@@ -60,6 +60,8 @@ def _artifact(name: str) -> sa.Table:
         sa.Column("state", sa.String(20), nullable=False, index=True),
         sa.Column("facts", sa.Text),
         sa.Column("rejection", sa.Text),
+        sa.Column("condition", sa.Text),  # why it is inspected again, or why it failed
+        sa.Column("reader", sa.String(200)),  # what inspected it, by version; null: not yet, or before this was kept
         created(),
         *lease(),
         sa.UniqueConstraint("tenant_id", "name", "version"),

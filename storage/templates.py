@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from certify.errors import InputError, Problem
 from certify.facts import check
 from certify.spec import Spec, parse_spec
-from storage.catalog import dataset_in, model_in
-from storage.errors import NotFound, NotReady
+from storage.catalog import dataset_in, model_in, unusable
+from storage.errors import Conflict, NotFound, NotReady
 from storage.other_models import check_owned
 from storage.records import ArtifactState, Dataset, Model
 from storage.records_schedules import Ref, Template
@@ -40,12 +40,14 @@ def versions(connection: sa.Connection, tenant_id: str, template: Template) -> t
 
 
 def check_template(connection: sa.Connection, tenant_id: str, template: Template) -> None:
-    """Refuse a template that can never run. What is still being inspected, or may get a better version, is checked at its ticks."""
-    model, dataset = versions(connection, tenant_id, template)
-    for noun, artifact, ref in (("model", model, template.model), ("dataset", dataset, template.dataset)):
-        pinned = ref.id is not None or ref.version is not None
-        if artifact.state is ArtifactState.REJECTED and pinned:
-            raise InputError(*(Problem(field=f"template.{noun}", detail=f"was rejected: {p.sentence()}") for p in artifact.rejection))
+    """Refuse a template that could not run now, also where it follows the newest version. What is still inspected is checked at its ticks.
+
+    Raises:
+        NotFound: there is no such model or dataset.
+        Conflict: one of them could not be inspected; it can be asked for again.
+        InputError: one of them was rejected, or the spec does not fit them.
+    """
+    model, dataset = usable_versions(connection, tenant_id, template, "template")
     if model.facts is not None and dataset.facts is not None:
         try:
             check(template.spec.with_noise_key("service"), model.facts, dataset.facts, model.value_range)
@@ -61,6 +63,19 @@ def _check_other_models(connection: sa.Connection, tenant_id: str, spec: Spec, m
         return
     except InputError as error:
         raise _in_template(error) from None
+
+
+def usable_versions(connection: sa.Connection, tenant_id: str, template: Template, place: str) -> tuple[Model, Dataset]:
+    """`versions`, of which none was rejected or failed; `place` is the field that a refusal names.
+
+    Raises:
+        NotFound, Conflict, InputError: as `check_template` does.
+    """
+    model, dataset = versions(connection, tenant_id, template)
+    for noun, artifact in (("model", model), ("dataset", dataset)):
+        if problems := unusable(artifact, f"{place}.{noun}"):
+            raise (Conflict if artifact.state is ArtifactState.FAILED else InputError)(*problems)
+    return model, dataset
 
 
 def _resolve(connection: sa.Connection, tenant_id: str, table: sa.Table, ref: Ref, noun: str) -> str:

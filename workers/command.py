@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from certify.errors import AssayError, InputError, Problem
 from certify.exit_codes import Exit
+from certify.text import printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,11 +28,12 @@ def answered(work: Callable[[], int]) -> int:
     try:
         return work()
     except AssayError as error:
-        sys.stderr.write(f"assay: {error}\n")
+        sys.stderr.write(f"assay: {printable(str(error))}\n")
     except KeyboardInterrupt:
         sys.stderr.write("assay: interrupted; nothing was written\n")
     except Exception as error:
-        sys.stderr.write(f"assay: this failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}; nothing was written\n")
+        said = printable(" ".join(str(error).split()), 300)
+        sys.stderr.write(f"assay: this failed with {type(error).__name__}: {said}; nothing was written\n")
     return Exit.ERROR
 
 

@@ -11,27 +11,26 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import FrameType
 
 import structlog
 
 from certify import Model
-from certify.errors import AssayError, Cancelled, Problem
-from certify.facts import DatasetFacts, ModelFacts
+from certify.errors import AssayError, Problem
 from storage import catalog, jobs, shards
 from storage.artifacts import Artifacts
 from storage.database import Database
 from storage.errors import Busy, LostLease
 from storage.logs import configure
-from storage.records import InspectionLease, ShardLease
+from storage.private import private_service
+from storage.records import ShardLease
 from workers.beside import beside
 from workers.datasets import read_dataset
 from workers.executor import Answer, Executor, LocalExecutor, failure
 from workers.finalize import concluded
+from workers.inspections import Inspections
 from workers.plan import plan_job
-from workers.sandbox import inspect
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -56,15 +55,18 @@ class Dispatcher:
         self._held: dict[str, _Held] = {}
         self._answered: list[tuple[Answer, bool]] = []
         self._stopping: Callable[[], bool] = lambda: False
-        self._inspector = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inspector")
-        self._inspection: tuple[InspectionLease, Future[ModelFacts | DatasetFacts]] | None = None
+        self._inspections = Inspections(db, artifacts, settings, self._told_to_stop)
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until `stopping` answers true; then give back what is unfinished."""
         self._stopping = stopping
         log.info("dispatcher started", action="start", worker=self.settings.worker_name, device=self.executor.device)
+        reopened = False
         while not stopping():
             try:
+                if not reopened:
+                    self._inspections.reopen()
+                    reopened = True
                 self.step()
             except Exception:
                 # The database or the cluster may come back; a loop that ends would leave every job waiting.
@@ -73,38 +75,17 @@ class Dispatcher:
         self._release()
         log.info("dispatcher stopped", action="stop")
 
+    def _told_to_stop(self) -> bool:
+        return self._stopping()
+
     def step(self) -> None:
         """One turn of the loop."""
-        self._inspect()
+        self._inspections.step()
         self._plan()
         self._lease()
         self._collect(self.executor.answers(self.settings.poll_seconds))
         self._beat()
         self._finalize()
-
-    def _inspect(self) -> None:
-        if self._inspection is None:
-            lease = catalog.lease_inspection(self.db, self.settings.worker_name, self.settings.inspect_seconds + 60)
-            if lease is not None:
-                self._inspection = lease, self._inspector.submit(self._look, lease)
-        elif self._inspection[1].done():
-            (lease, future), self._inspection = self._inspection, None
-            self._conclude(lease, future)
-
-    def _look(self, lease: InspectionLease) -> ModelFacts | DatasetFacts:
-        return inspect(lease, self.fetch(lease.blob), self.settings.inspect_seconds, self._stopping)
-
-    def _conclude(self, lease: InspectionLease, future: Future[ModelFacts | DatasetFacts]) -> None:
-        try:
-            catalog.finish_inspection(self.db, lease, future.result())
-            log.info("inspected", action="inspected", kind=lease.kind, id=lease.id)
-        except LostLease:
-            log.warning("inspection was taken over", action="inspection_lost", id=lease.id)
-        except Cancelled:
-            return  # only while stopping; the lease ends by itself
-        except AssayError as error:
-            catalog.reject(self.db, lease, error.problems)
-            log.info("rejected", action="rejected", kind=lease.kind, id=lease.id, reason=str(error))
 
     def _plan(self) -> None:
         waiting = jobs.next_unplanned(self.db)
@@ -222,7 +203,7 @@ class Dispatcher:
                 continue
             except Exception:
                 log.exception("release failed", action="release_failed", shard=held.lease.ix)  # the lease will end by itself
-        self._inspector.shutdown(wait=False, cancel_futures=True)
+        self._inspections.close()
         self.executor.close()
 
 
@@ -238,6 +219,8 @@ def main() -> None:
     """Run until SIGTERM or Ctrl-C."""
     configure()
     settings = WorkerSettings.load()
+    settings.forget_secrets()
+    private_service(settings.home)
     db = Database(settings.database_url)
     db.migrate()
     # A list, not an Event: two signals close together would deadlock on the Event's lock.

@@ -11,8 +11,6 @@ import workers.ray_environment  # noqa: F401  (before ray, which reads the envir
 # isort: on
 
 import os
-import shutil
-import tempfile
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from certify.run import Progress
 from storage.records import ShardLease
 from workers.actor import CertifierActor
 from workers.executor import Answer, Fetch, failure, needed
+from workers.ray_folder import RayFolder, sweep
 from workers.settings import WorkerSettings
 
 _OBJECT_STORE = 128 * 2**20
@@ -94,7 +93,7 @@ class RayExecutor:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._folder: str | None = None
+        self._folder: RayFolder | None = None
         self._objects = _Objects()
         self._connect()
 
@@ -148,7 +147,7 @@ class RayExecutor:
             ray.kill(slot.actor)
         ray.shutdown()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def _connect(self) -> None:
         if self._settings.ray_address:
@@ -162,14 +161,18 @@ class RayExecutor:
         self._slots = [_Slot(self._actor()) for _ in range(count)]
 
     def _start(self) -> None:
-        # A folder of its own: users of one machine do not meet in it, and nothing stays behind.
-        self._folder = tempfile.mkdtemp(prefix="assay-ray-")
+        # Users of one machine do not meet in it, and nothing stays behind.
+        sweep()
+        if self._folder is not None:
+            self._folder.remove()
+        self._folder = RayFolder()
         ray.init(
             include_dashboard=False,
             log_to_driver=False,
             configure_logging=False,
             object_store_memory=_OBJECT_STORE,
-            _temp_dir=self._folder,
+            _temp_dir=self._folder.path,
+            _node_ip_address=self._settings.ray_bind,
         )
 
     def _actor(self) -> Any:

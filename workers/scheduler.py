@@ -18,6 +18,7 @@ from certify.errors import AssayError
 from storage import firing
 from storage.database import Database
 from storage.logs import configure
+from storage.private import private_service
 from storage.quotas import Quota
 from workers.settings import WorkerSettings
 
@@ -75,6 +76,7 @@ def main() -> None:
     """Run until SIGTERM or Ctrl-C."""
     configure()
     settings = WorkerSettings.load()
+    private_service(settings.home)
     db = Database(settings.database_url)
     db.migrate()
     # A list, not an Event: two signals close together would deadlock on the Event's lock.

@@ -16,10 +16,20 @@ from rich.table import Table
 
 from certify.errors import AssayError
 from certify.exit_codes import Exit
+from certify.text import printable, printable_lines
 
 _WIDEST = 10_000
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+
+
+class _Console(Console):
+    """Nothing in a text that it prints steers the terminal: names come from files and from other users."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable_lines(o) if isinstance(o, str) else o for o in objects), **options)
+
+
+out = _Console(soft_wrap=True)
+err = _Console(stderr=True, soft_wrap=True)
 
 
 @contextmanager
@@ -28,7 +38,7 @@ def sentences() -> Iterator[None]:
     try:
         yield
     except AssayError as error:
-        err.print(f"assay: {error}", markup=False, highlight=False)
+        err.print(f"assay: {printable(str(error))}", markup=False, highlight=False)
         raise typer.Exit(Exit.ERROR) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -52,9 +62,9 @@ def say(value: Any, sentence: object, as_json: bool) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    table = Table(*columns, title=title or None, title_justify="left", show_header=any(columns))
+    table = Table(*columns, title=printable(title) or None, title_justify="left", show_header=any(columns))
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))  # names come from uploaded files
+        table.add_row(*(escape(printable_lines(str(cell))) for cell in row))  # names come from uploaded files
     if out.is_terminal:
         out.print(table)
         return

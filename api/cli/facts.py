@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from api.cli.console import show_table
+from certify.errors import Problem
 from certify.facts import DatasetFacts, ModelFacts, TensorFact
 from certify.rounding import show_upper
 
@@ -16,6 +17,8 @@ _SHOWN_LAYERS = 200
 def show_artifact(found: dict[str, Any]) -> None:
     """One model or dataset as the service answers it."""
     rows = [("id", found["id"]), ("name", f"{found['name']} v{found['version']}"), ("state", found["state"]), ("sha256", found["blob"])]
+    rows += [("why", found["condition"])] if found["condition"] else []
+    rows += [("rejected", Problem(**problem).sentence()) for problem in found["rejection"]]
     facts = found["facts"]
     if facts is None:
         show_table(("", ""), rows)

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 def database() -> Iterator[Database]:
     """That of ASSAY_DATABASE_URL, or of ASSAY_HOME, brought to the newest schema. Loaded only here: other commands start faster."""
     from storage.database import Database
+    from storage.private import private_folder
     from storage.settings import Settings
 
-    db = Database(Settings.load().database_url)
+    settings = Settings.load()
+    private_folder(settings.home)
+    db = Database(settings.database_url)
     try:
         db.migrate()
         yield db

@@ -14,7 +14,6 @@ from api.cli.console import err, sentences, show_json, show_table
 from api.cli.facts import show_artifact
 from api.cli.process import PASS_ON, become, run
 from api.sdk.client import Client, ServiceError
-from certify.errors import ModelRejected, Problem
 from certify.spec import parse_spec
 
 model_app = typer.Typer(no_args_is_help=True, help="Models by name and version: ONNX files, or torch modules exported here.")
@@ -96,6 +95,18 @@ def pack_dataset(context: typer.Context) -> None:
     become("workers.pack", *context.args)
 
 
+@model_app.command("retry")
+def retry_model(model: str, as_json: Json = False) -> None:
+    """Have a rejected or failed model inspected again, by id or name, and wait for it."""
+    _retry("models", model, as_json)
+
+
+@dataset_app.command("retry")
+def retry_dataset(dataset: str, as_json: Json = False) -> None:
+    """Have a rejected or failed dataset inspected again, by id or name, and wait for it."""
+    _retry("datasets", dataset, as_json)
+
+
 @model_app.command("list")
 def list_models(as_json: Json = False) -> None:
     """Models, newest first."""
@@ -125,8 +136,12 @@ def show_dataset(dataset: str, as_json: Json = False) -> None:
 def _inspected(service: Client, noun: str, artifact_id: str, as_json: bool) -> None:
     with err.status("waiting for a worker to inspect it"):
         found = service.inspected(noun, artifact_id)
-    if found["state"] == "rejected":
-        raise ModelRejected(*(Problem(**problem) for problem in found["rejection"]))
+    _show_artifact(found, as_json)
+
+
+def _retry(noun: str, text: str, as_json: bool) -> None:
+    with sentences(), client() as service, err.status("waiting for a worker to inspect it"):
+        found = service.inspect_again(noun, resolve(service, noun, text))
     _show_artifact(found, as_json)
 
 

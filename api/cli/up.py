@@ -16,6 +16,7 @@ from api.cli.process import GRACE
 from certify.exit_codes import Exit
 from storage.database import Database
 from storage.keys import create_key, list_keys
+from storage.private import private_service
 from storage.settings import Settings
 from storage.tenants import ensure_tenant
 
@@ -25,6 +26,7 @@ _GRACE = 15.0
 def run() -> int:
     """Run until Ctrl-C, SIGTERM or the death of a child."""
     settings = Settings.load()
+    private_service(settings.home)
     _first_key(settings)
     # A list, not an Event: two signals close together would deadlock on the Event's lock.
     signals: list[int] = []

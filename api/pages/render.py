@@ -13,14 +13,25 @@ from api.pages.layers import breakdown
 from api.pages.svg import COLOURS, Attacked, Series, chart
 from certify.report import AttackReport, CertifierReport, Report
 from certify.rounding import show_radius, show_share, show_share_upper
+from certify.text import printable_lines
 from certify.verdict import Verdict
 from storage.records import Dataset, Job, Model
 from storage.records_gates import Outcome
 
 _ROWS = 8
 
+
+def _shown(value: object) -> object:
+    """Text of files and users may not turn the page's direction of reading; what is markup was made here."""
+    return printable_lines(value) if type(value) is str else value
+
+
 _environment = Environment(
-    loader=PackageLoader("api.pages", "."), autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("api.pages", "."),
+    autoescape=select_autoescape(default=True),
+    finalize=_shown,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 _environment.globals["show_radius"] = show_radius
 _environment.globals["show_share"] = show_share

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 @router.post("", status_code=202, responses=also(404))
 def create_dataset(body: NewDataset, response: Response, db: Db, store: Store, tenant: CanWriteDatasets, by: By) -> DatasetOut:
-    """Register uploaded bytes as the next version of a dataset. A worker inspects it; then it is ready or rejected."""
+    """Register uploaded bytes as the next version of a dataset. A worker inspects it; then it is ready, rejected or failed."""
     if blob_size(db, tenant, body.blob) is not None:
         sniff_dataset(store.head(body.blob))
     dataset = catalog.register_dataset(db, tenant, name=body.name, blob=body.blob, by=by)
@@ -37,10 +37,16 @@ def list_datasets(
 
 @router.get("/{dataset_id}", responses=KEEPABLE)
 def get_dataset(dataset_id: str, request: Request, db: Db, tenant: CanRead) -> DatasetOut:
-    """One dataset with its facts, or the reason why it was rejected."""
+    """One dataset with its facts, or the reason why it was rejected or failed."""
     dataset = catalog.get_dataset(db, tenant, dataset_id)
     keepable(request, dataset.state is not ArtifactState.INSPECTING)
     return DatasetOut.of(dataset)
+
+
+@router.post("/{dataset_id}/inspect", status_code=202, responses=also(404))
+def inspect_dataset_again(dataset_id: str, db: Db, tenant: CanWriteDatasets, by: By) -> DatasetOut:
+    """Have a dataset that was rejected or failed inspected once more; any other stays as it is."""
+    return DatasetOut.of(catalog.inspect_dataset_again(db, tenant, dataset_id, by=by))
 
 
 @router.get("/{dataset_id}/versions")

@@ -13,7 +13,7 @@ from rich.console import Console
 from api.sdk.client import Client, ServiceError
 from api.sdk.progress import shown
 from api.sdk.run import Run
-from certify.errors import ModelRejected, Problem
+from certify.errors import Problem
 
 
 class Assay(Client):
@@ -68,20 +68,17 @@ class Assay(Client):
 
         Raises:
             InputError: the arrays do not fit together.
-            ServiceError: the worker refuses the file (why), the service refused, or it cannot be reached.
+            DatasetRejected: the worker refuses the file; why.
+            ServiceError: it could not be inspected, the service refused, or it cannot be reached.
         """
         if y is None:
-            found = self.inspected("datasets", self.add_dataset(name, Path(x))["id"])
-        else:
-            try:
-                from certify.arrays import to_npz
-            except ImportError as error:
-                raise ServiceError.at("x", f"cannot be packed here: {error}", "pip install numpy, or give the path of a file") from None
-            with _as_file(to_npz(x, y, class_names), "data.npz") as path:
-                found = self.inspected("datasets", self.add_dataset(name, path)["id"])
-        if found["state"] == "rejected":
-            raise ServiceError(*(Problem(**problem) for problem in found["rejection"]))
-        return found
+            return self.inspected("datasets", self.add_dataset(name, Path(x))["id"])
+        try:
+            from certify.arrays import to_npz
+        except ImportError as error:
+            raise ServiceError.at("x", f"cannot be packed here: {error}", "pip install numpy, or give the path of a file") from None
+        with _as_file(to_npz(x, y, class_names), "data.npz") as path:
+            return self.inspected("datasets", self.add_dataset(name, path)["id"])
 
     def certify(
         self,
@@ -141,10 +138,7 @@ class Assay(Client):
         return Run(self, job)
 
     def _added(self, name: str, path: Path, value_range: tuple[float, float] | None) -> dict[str, Any]:
-        found = self.inspected("models", self.add_model(name, path, value_range)["id"])
-        if found["state"] == "rejected":
-            raise ModelRejected(*(Problem(**problem) for problem in found["rejection"]))
-        return found
+        return self.inspected("models", self.add_model(name, path, value_range)["id"])
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 
 from api.sdk.connection import Connection, ServiceError
-from certify.errors import Problem
+from certify.errors import DatasetRejected, ModelRejected, Problem
 
 __all__ = ["ENDED", "Client", "ServiceError"]
 ENDED = ("succeeded", "failed", "cancelled")
@@ -102,8 +102,23 @@ class Client:
         return self.post("/v1/datasets", {"name": name, "blob": self.upload_blob(path)})
 
     def inspected(self, noun: str, artifact_id: str) -> dict[str, Any]:
-        """Wait until a worker has looked at a model or dataset (`noun` is models or datasets)."""
-        return self._wait(f"/v1/{noun}/{artifact_id}", lambda found: found["state"] != "inspecting", lambda found: None)
+        """A model or dataset (`noun` is models or datasets) once it is ready; waits for a worker to look at it.
+
+        Raises:
+            ModelRejected, DatasetRejected: it cannot be used, and why.
+            ServiceError: it could not be inspected, which says nothing about it; `inspect_again` asks once more.
+        """
+        found = self._wait(f"/v1/{noun}/{artifact_id}", lambda found: found["state"] != "inspecting", lambda found: None)
+        if found["state"] == "rejected":
+            rejected = ModelRejected if noun == "models" else DatasetRejected
+            raise rejected(*(Problem(**problem) for problem in found["rejection"]))
+        if found["state"] == "failed":
+            raise ServiceError.at(noun.removesuffix("s"), found["condition"])
+        return found
+
+    def inspect_again(self, noun: str, artifact_id: str) -> dict[str, Any]:
+        """Have a rejected or failed model or dataset inspected once more, and wait for what becomes of it; raises as `inspected`."""
+        return self.inspected(noun, self.post(f"/v1/{noun}/{artifact_id}/inspect")["id"])
 
     def submit(self, model: str, dataset: str, spec: Mapping[str, Any], name: str = "") -> dict[str, Any]:
         return self.post("/v1/jobs", {"model": model, "dataset": dataset, "spec": spec, "name": name})

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from certify.errors import ModelRejected
 from certify.graph import wire
+from certify.graph.names import rename_unprintable
 
 MAX_BYTES = 512 * 2**20
 MAX_NODES = 20_000
@@ -43,12 +44,8 @@ def parse(data: bytes) -> onnx.ModelProto:
         raise ModelRejected.at("model", f"has {len(model.graph.node)} nodes, more than {MAX_NODES}", "export a smaller graph")
     if model.functions or model.graph.sparse_initializer or model.graph.quantization_annotation:
         raise ModelRejected.at("model", "uses ONNX functions, sparse weights or quantisation, which are not supported", _MEND)
+    rename_unprintable(model.graph)
     return model
-
-
-def printable(text: str, length: int) -> str:
-    """Text from a file, fit for a log and a terminal: short, one line, no control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:length])
 
 
 def _sniff(data: bytes) -> None:

@@ -16,6 +16,7 @@ from certify.graph.graph import Graph
 from certify.graph.layout import Layout
 from certify.graph.operators import OPERATORS, Node, Operator
 from certify.graph.operators.base import MAX_RANK, MAX_TENSOR_ELEMENTS
+from certify.text import printable
 
 Array = np.ndarray[Any, Any]
 
@@ -46,11 +47,11 @@ def read_onnx(data: bytes) -> Graph:
         return _Reader(model).graph()
     except ModelRejected as error:
         # Names come from the file and may have any length and any character.
-        short = (Problem(field=proto.printable(p.field, 120), detail=proto.printable(p.detail, 300), mend=p.mend) for p in error.problems)
+        short = (Problem(field=printable(p.field, 120), detail=printable(p.detail, 300), mend=p.mend) for p in error.problems)
         raise ModelRejected(*short) from None
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         # Attributes of a wrong kind and the like: the file contradicts the ONNX standard in a way no check above names.
-        detail = proto.printable(f"contradicts the ONNX standard ({type(error).__name__}: {error})", 300)
+        detail = printable(f"contradicts the ONNX standard ({type(error).__name__}: {error})", 300)
         raise ModelRejected.at("model", detail, "export it again") from None
 
 

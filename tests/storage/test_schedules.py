@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from certify.errors import InputError, Problem
-from storage import catalog, firing, schedules, tenants
+from certify.gate_rules import parse_rules
+from storage import catalog, firing, gates, schedules, tenants
 from storage.errors import Conflict, NotFound, Stale
 from storage.guard import guard
 from storage.keys import create_key
@@ -60,6 +62,9 @@ def test_a_template_names_what_exists(shop: Shop) -> None:
         schedule(stranger, asks=template(stranger, model=Ref(id=shop.model)))
 
 
+RULES = [{"kind": "certified-accuracy", "radius": 0.1, "at_least": 0.5}]
+
+
 def test_a_rejected_version_is_refused_and_one_under_inspection_is_not(shop: Shop) -> None:
     waiting = catalog.register_model(shop.db, shop.tenant, name="new", blob=catalog.get_model(shop.db, shop.tenant, shop.model).blob)
     assert schedule(shop, name="early", asks=template(shop, model=Ref(id=waiting.id))).next_at is not None
@@ -70,7 +75,21 @@ def test_a_rejected_version_is_refused_and_one_under_inspection_is_not(shop: Sho
         schedule(shop, name="late", asks=template(shop, model=Ref(id=waiting.id)))
     with pytest.raises(InputError, match="Loop"):
         schedule(shop, name="late", asks=template(shop, model=Ref(name="new", version=1)))
+    with pytest.raises(InputError, match="Loop"):
+        schedule(shop, name="hopeful", asks=template(shop, model=Ref(name="new")))
+    early = schedules.list_schedules(shop.db, shop.tenant, limit=1, name="early").items[0]
+    with pytest.raises(InputError, match=r"schedule\.model: was rejected: operators: Loop is not allowed"):
+        gates.create_gate(shop.db, shop.tenant, name="g", rules=parse_rules(RULES), schedule_id=early.id)
+    catalog.inspect_model_again(shop.db, shop.tenant, waiting.id)
     assert schedule(shop, name="hopeful", asks=template(shop, model=Ref(name="new"))).next_at is not None
+    for _ in range(3):
+        assert catalog.lease_inspection(shop.db, "w", 0.0) is not None
+        time.sleep(0.01)
+    assert catalog.lease_inspection(shop.db, "w", 60) is None
+    with pytest.raises(Conflict, match="says nothing about the file"):
+        schedule(shop, name="late", asks=template(shop, model=Ref(name="new")))
+    with pytest.raises(Conflict, match="says nothing about the file"):
+        shop.offer(model=waiting.id)
 
 
 def test_names_are_taken_once_in_a_tenant(shop: Shop) -> None:

@@ -18,8 +18,8 @@ import pytest
 from certify.errors import DatasetRejected
 from certify.facts import DatasetFacts
 from storage.records import InspectionLease
+from tests.support.sandboxed import inspected
 from workers.datasets import dataset_facts, images, parquet, read_dataset
-from workers.sandbox import inspect
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -239,7 +239,7 @@ def test_an_extension_type_that_pyarrow_knows_is_refused() -> None:
 
 def test_the_inspector_reads_it_within_its_limits() -> None:
     lease = InspectionLease(kind="dataset", id="x", blob="0" * 64, value_range=None, epoch=1)
-    facts = inspect(lease, written(structs(LOSSLESS)), 120, lambda: False)
+    facts = inspected(lease, written(structs(LOSSLESS)))
     assert isinstance(facts, DatasetFacts)
     assert (facts.count, facts.class_names) == (5, tuple(NAMES))
 

@@ -79,11 +79,15 @@ def _inputs(x: Array) -> tuple[Array, bool]:
         raise DatasetRejected.at("dataset.x", f"has shape {list(x.shape)}", MEND)
     if x.size > MAX_VALUES:
         raise DatasetRejected.at("dataset.x", f"has {x.size} values, more than {MAX_VALUES}", "split the dataset")
-    values, rounded, rows = np.empty(x.shape, np.float32), False, max(1, _STEP // (x.size // len(x)))
+    rounded, rows = False, max(1, _STEP // (x.size // len(x)))
+    # What is float32 already is not copied: a large dataset would be in memory once more.
+    fits = x.dtype == np.float32 and x.flags.c_contiguous and x.flags.writeable
+    values = x if fits else np.empty(x.shape, np.float32)
     for start in range(0, len(x), rows):
         given, kept = x[start : start + rows], values[start : start + rows]
-        with np.errstate(over="ignore", invalid="ignore"):
-            kept[...] = given
+        if not fits:
+            with np.errstate(over="ignore", invalid="ignore"):
+                kept[...] = given
         finite = np.isfinite(kept).reshape(len(kept), -1).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from certify.errors import AssayError, DatasetRejected
+from certify.text import printable
 from workers.datasets.dataset import MEND
 
 _OPCODES = 64  # so many valid ones in a row are no accident
@@ -28,7 +29,7 @@ def readable(kind: str) -> Iterator[None]:
 def shown(error: BaseException) -> str:
     """The text of an error, which may quote the file, as one short printable line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
+    return printable(text, 200)
 
 
 def refuse_pickle(data: bytes, field: str = "dataset", what: str = "is") -> None:
