@@ -6,8 +6,9 @@ their magnitudes, in any order, with or without fused multiplication and additio
 
 What is assumed of the arithmetic: IEEE operations of the dtype, rounded to nearest; convolutions and matrix products as sums of products
 (not Winograd, Fourier or Strassen, and not TF32 or another shorter type); `sigmoid` and `tanh` within `LIBRARY` units. A normalisation or
-constant may be folded into the convolution or matrix product before it, and a residual sum added to it, as optimisers do, as long as no
-folded constant leaves the normal range of the dtype.
+constant may be folded into the convolution or matrix product before or after it, and a residual sum added to it, as optimisers do. Folded
+weights may become subnormal, or zero: what that costs is counted (`_Run`). Weights that the file itself makes of constants count with all
+that a runtime may fold them to (`Operator.loose`).
 
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, 3.1 and 3.5 (gamma_n, matrix products); the composition over layers
 is derived here.
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import singledispatch
 from itertools import starmap
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +43,8 @@ _UP = 1 + 1e-8
 # Roundings besides those of a sum itself: of folded constants, and of an elementwise formula in whichever form.
 _EXTRA = 12
 _FLOAT64 = 2.0**-53
+# Constants around one product: each rounds once more what was added up in it, and `_EXTRA` roundings of the whole sum are paid for there.
+_IN_A_ROW = 8
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,83 @@ def forward_error(
 
 
 @dataclass(frozen=True)
+class _Run:
+    """Constants in a row that a runtime may fold into one another, and into a product before or after them.
+
+    A folded weight that leaves the normal range may be off by the smallest normal number, whatever it is multiplied by in the end.
+
+    Args:
+        bare: the largest magnitude of what any of the constants since the last product may be multiplied by.
+        lever: the largest sum of the magnitudes that the weights of the last product are multiplied by; zero when there is none.
+        gain: the largest factor that some of the constants since the last product are together, at least 1.
+        peak: the largest magnitude of any folded weight.
+        count: how many constants are in the row.
+    """
+
+    bare: float
+    lever: float = 0.0
+    gain: float = 1.0
+    peak: float = 1.0
+    count: int = 0
+
+    def scaled(self, rule: _Arithmetic, factor: float, reach: Tensor) -> _Run:  # reach: (1, *shape)
+        """After one more constant."""
+        grown = max(1.0, factor)
+        found = replace(
+            self,
+            bare=max(self.bare, float(reach.max())),
+            gain=self.gain * grown,
+            peak=self.peak * grown,
+            count=self.count + 1,
+        )
+        return found.checked(rule)
+
+    def multiplied(self, rule: _Arithmetic, weight: float, terms: int, mass: Tensor) -> _Run:  # mass: (1, *shape)
+        """After a product with weights of that size and a sum of so many terms."""
+        lever = terms * self.bare
+        # As a factor before it may also be applied after it.
+        rule.check(torch.tensor(weight * lever * self.gain))
+        return _Run(float(mass.max()), lever, 1.0, max(1.0, weight) * self.gain, self.count).checked(rule)
+
+    def plus(self, other: _Run) -> _Run:
+        """After a sum of both."""
+        both = (self, other)
+        return _Run(
+            bare=sum(run.bare for run in both),
+            lever=max(run.lever for run in both),
+            gain=max(run.gain for run in both),
+            peak=max(run.peak for run in both),
+            count=1 + max(run.count for run in both),
+        )
+
+    def checked(self, rule: _Arithmetic) -> _Run:
+        rule.check(torch.tensor(self.peak), torch.tensor(self.gain))
+        if self.count > _IN_A_ROW:
+            raise _Unknown(f"follows more than {_IN_A_ROW} constants in a row")
+        return self
+
+    def lost(self, rule: _Arithmetic) -> float:
+        """What it may cost that one more constant is folded into those before."""
+        return 2 * rule.tiny * (self.bare + self.lever + 1.0)
+
+
+@dataclass(frozen=True)
 class _Values:
     """What is known of one tensor: the real values lie in [low, high], the computed ones within `error` of the real ones.
 
-    `terms` counts the roundings in which a constant folded into the sum that made it would take part.
+    `terms` counts the roundings in which a constant folded into the sum that made it would take part; `folds` says what it would cost.
     """
 
     low: Tensor  # (1, *shape), float64, as the others
     high: Tensor
     error: Tensor
     terms: int = 0
+    folds: _Run | None = None
+
+    @property
+    def run(self) -> _Run:
+        """The row of constants that ends here; a new one after anything else."""
+        return self.folds or _Run(float(self.reach.max()))
 
     @property
     def size(self) -> Tensor:
@@ -173,10 +244,21 @@ def _outward(
     terms: int = 1,
     *,
     folded: int = 0,
+    folds: _Run | None = None,
 ) -> _Values:
     """Values whose interval was computed with `terms` roundings of its own in float64, made wider by them."""
     slack = 2 * (terms + _EXTRA) * _FLOAT64 * size + torch.finfo(torch.float64).tiny
-    return _Values(low - slack, high + slack, error * _UP, folded)
+    return _Values(low - slack, high + slack, error * _UP, folded, folds)
+
+
+def _off(operator: Operator) -> dict[str, Tensor]:
+    """How far the weights of any runtime, and the real ones, can be from those that are used here; empty where each stands in the file."""
+    if operator.loose.unknown or operator.loose.undecided:
+        raise _Unknown(operator.loose.unknown or operator.loose.undecided)
+    kinds = (operator.loose.errors(), operator.loose.spreads)
+    names = dict.fromkeys(name for kind in kinds for name in kind)
+    nothing = np.zeros(1)
+    return {name: torch.from_numpy(np.array(sum(kind.get(name, nothing) for kind in kinds), np.float64)) * _UP for name in names}
 
 
 @singledispatch
@@ -188,7 +270,7 @@ def _rule(operator: Operator, rule: _Arithmetic, *x: _Values) -> _Values:
 @_rule.register(Transpose)
 def _(operator: Reshape | Transpose, rule: _Arithmetic, *x: _Values) -> _Values:
     low, high, error = (operator.evaluate({}, part) for part in (x[0].low, x[0].high, x[0].error))
-    return _Values(low, high, error, x[0].terms)
+    return _Values(low, high, error, x[0].terms, x[0].folds)
 
 
 def _absolutely(
@@ -206,18 +288,29 @@ def _absolutely(
 @_rule.register(Linear)
 @_rule.register(Conv)
 def _(operator: Linear | Conv, rule: _Arithmetic, *x: _Values) -> _Values:
-    """|W| error + gamma_n (|W| reach + |b|): n counts products, the bias, and what may be folded in."""
+    """|W| error + gamma_n (|W| reach + |b|): n counts products, the bias, and what may be folded in.
+
+    Where weights may be off by D, |W| + D stands for |W|, and D reach is added.
+    """
     v, weights = x[0], {name: as_tensor(value, torch.float64) for name, value in operator.weights.items()}
-    around, size, error = _absolutely(operator, weights, torch.cat([(v.high - v.low) / 2, v.size, v.error])).chunk(3)
+    off = _off(operator)
+    nothing = {name: torch.zeros_like(value) for name, value in weights.items()}
+    apart = _absolutely(operator, {**nothing, **off}, v.reach, bias=True)
+    largest = {name: value.abs() + off.get(name, 0.0) for name, value in weights.items()}
+    around, size, error = _absolutely(operator, largest, torch.cat([(v.high - v.low) / 2, v.size, v.error])).chunk(3)
     middle = operator.evaluate(weights, (v.low + v.high) / 2)
-    weight, shift = weights["weight"], _absolutely(operator, weights, torch.zeros_like(v.low), bias=True)
-    terms = math.prod(weight.shape[1:])
+    weight, shift = largest["weight"], _absolutely(operator, largest, torch.zeros_like(v.low), bias=True)
+    terms, run = math.prod(weight.shape[1:]), v.run
     mass = (size + error + shift) * _UP
     rule.check(mass)
+    around, error = around + apart, error + apart
+    factors = (abs(operator.alpha), abs(operator.beta)) if isinstance(operator, Linear) else ()
+    heaviest = float(weight.max()) * max((1.0, *factors[:1]))
     # A product of subnormals, or one that is too small, may be lost whole: both factors are off by at most `tiny`.
-    lost = 2 * terms * rule.tiny * (float(v.reach.max()) + float(weight.abs().max()) + 8)
+    lost = 2 * terms * rule.tiny * (run.bare + run.gain * (heaviest + 8)) * max((1.0, *factors))
     error = error + rule.gamma(terms + _EXTRA) * mass + lost
-    return _outward(middle - around, middle + around, size + shift, error, terms, folded=terms + 1)
+    folds = run.multiplied(rule, heaviest, terms, mass)
+    return _outward(middle - around, middle + around, size + shift, error, terms, folded=terms + 1, folds=folds)
 
 
 @_rule.register
@@ -227,14 +320,19 @@ def _(operator: BatchNormalization, rule: _Arithmetic, *x: _Values) -> _Values:
     kept = {name: as_tensor(value, torch.float64).reshape(channels) for name, value in operator.weights.items()}
     if bool((kept["var"] < 0).any()) or bool((kept["var"] + operator.epsilon < rule.tiny).any()):
         raise _Unknown("has a variance too small for the floating-point format")
+    off = {name: value.numpy() for name, value in _off(operator).items()}
+    apart = [torch.from_numpy(operator.line_off(name, off)).reshape(channels) for name in ("scale", "shift")] if off else None
     inverse, mean, scale = 1 / torch.sqrt(kept["var"] + operator.epsilon), kept["mean"].abs(), kept["scale"].abs()
     factor, v = kept["scale"] * inverse, x[0]
     middle = factor * ((v.low + v.high) / 2 - kept["mean"]) + kept["bias"]
-    around, mass = factor.abs() * (v.high - v.low) / 2, factor.abs() * (v.reach + mean) + kept["bias"].abs()
-    rule.check(mass, (v.reach + mean) * inverse, (v.reach + mean) * scale, factor.abs(), mean * inverse)
-    lost = 8 * rule.tiny * (1 + v.reach + mean) * (1 + inverse) * (1 + scale)
-    error = factor.abs() * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost
-    return _outward(middle - around, middle + around, mass, error, folded=v.terms + 2)
+    moved = apart[0] * v.reach + apart[1] if apart else torch.zeros_like(middle)
+    largest = factor.abs() + (apart[0] if apart else 0.0)
+    around, mass = largest * (v.high - v.low) / 2 + moved, largest * (v.reach + mean) + kept["bias"].abs() + moved
+    rule.check(mass, (v.reach + mean) * inverse, (v.reach + mean) * scale, largest, mean * inverse)
+    lost = 8 * rule.tiny * (1 + v.reach + mean) * (1 + inverse) * (1 + scale) + v.run.lost(rule)
+    error = largest * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost + moved
+    folds = v.run.scaled(rule, max(1.0, float(scale.max())) * max(1.0, float(inverse.max())), mass)
+    return _outward(middle - around, middle + around, mass, error, folded=v.terms + 2, folds=folds)
 
 
 @_rule.register
@@ -242,36 +340,44 @@ def _(operator: Arithmetic, rule: _Arithmetic, *x: _Values) -> _Values:
     if operator.type not in ("Add", "Sub", "Mul", "Div"):
         raise _Unknown("has no rounding rule")
     kept = {name: as_tensor(value, torch.float64) for name, value in operator.weights.items()}
+    off = {name: torch.zeros_like(value) for name, value in kept.items()} | _off(operator)
     if operator.type in ("Mul", "Div"):
-        return _scaled(rule, x[0], next(iter(kept.values())), divided=operator.type == "Div")
-    exact = {name: torch.zeros_like(value) for name, value in kept.items()}
+        return _scaled(rule, x[0], next(iter(kept.values())), next(iter(off.values())), divided=operator.type == "Div")
+    ends = ({name: value - off[name] for name, value in kept.items()}, {name: value + off[name] for name, value in kept.items()}, off)
     parts = (tuple(getattr(v, part) for v in x) for part in ("low", "high", "error"))
-    rows = zip(*(operator.values(w, part) for w, part in zip((kept, kept, exact), parts, strict=True)), strict=True)
+    rows = zip(*(operator.values(w, part) for w, part in zip(ends, parts, strict=True)), strict=True)
     first, second = starmap(_Values, rows)
     if operator.type == "Sub":
         second = replace(second, low=-second.high, high=-second.low)
     terms, mass = sum(v.terms for v in x), first.reach + second.reach
     rule.check(mass)
     error = first.error + second.error + rule.gamma(terms + _EXTRA) * mass + 4 * rule.tiny
-    return _outward(first.low + second.low, first.high + second.high, mass, error, folded=terms + 2)
+    runs = [v.run for v in x]
+    folds = replace(runs[0], bare=runs[0].bare + float(mass.max()), count=runs[0].count + 1) if len(runs) == 1 else runs[0].plus(runs[1])
+    return _outward(first.low + second.low, first.high + second.high, mass, error, folded=terms + 2, folds=folds.checked(rule))
 
 
 def _scaled(
     rule: _Arithmetic,
     v: _Values,
     constant: Tensor,  # (*shape), or axes of length 1
+    off: Tensor,  # likewise, how far it may be from that of a runtime and from the real one
     *,
     divided: bool,
 ) -> _Values:
     """A product with a constant, or a quotient, which may be computed as a product with the inverse."""
-    if divided and bool((constant.abs() < rule.tiny).any()):
+    if divided and bool((constant.abs() - off < rule.tiny).any()):
         raise _Unknown("divides by a number too small for the floating-point format")
     factor = 1 / constant if divided else constant
-    ends, mass = (factor * v.low, factor * v.high), factor.abs() * v.reach
-    rule.check(mass, factor.abs())
-    lost = 4 * rule.tiny * (1 + v.reach) * (1 + factor.abs())
-    error = factor.abs() * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost
-    return _outward(torch.minimum(*ends), torch.maximum(*ends), mass, error, folded=v.terms + 2)
+    apart = off / (constant.abs() * (constant.abs() - off)) if divided else off
+    largest = factor.abs() + apart
+    ends, mass, moved = (factor * v.low, factor * v.high), largest * v.reach, apart * v.reach
+    rule.check(mass, largest)
+    lost = 4 * rule.tiny * (1 + v.reach) * (1 + largest) + v.run.lost(rule)
+    error = largest * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost + moved
+    folds = v.run.scaled(rule, float(largest.max()), mass)
+    low, high = torch.minimum(*ends) - moved, torch.maximum(*ends) + moved
+    return _outward(low, high, mass, error, folded=v.terms + 2, folds=folds)
 
 
 @_rule.register
