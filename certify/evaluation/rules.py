@@ -127,7 +127,7 @@ def _moved(
     sizes: Weights,
     x: Tensor,  # (1, *shape), magnitudes
 ) -> Tensor:
-    """How far a linear operator moves because its weights are off; of several matrices in a row, each in turn, the others at their largest."""
+    """How far weights that are off move a linear operator; of several matrices in a row each in turn, the others at their largest."""
     if not isinstance(plain, Resize):
         return plain.evaluate(off, x)
     return sum((plain.evaluate({**sizes, name: off[name]}, x) for name in off), torch.zeros(()))

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from certify.errors import ModelRejected
-from certify.graph.folding_error import UNIT32, Folded
-from certify.graph.operators import OPERATORS, Loose, Node, Operator
+from certify.graph.folding_error import Folded
+from certify.graph.folding_rules import UNIT32
+from certify.graph.operators import OPERATORS, Node, Operator
+from certify.graph.operators.base import Loose
 
 Array = np.ndarray[Any, Any]
 
@@ -38,17 +40,19 @@ def read_all(node: Node, folded: Mapping[str, Folded]) -> tuple[Operator, ...]:
     if not unknown and all(_runs(made, node.constants[name]) for name, made in known.items()):
         again = operators  # only float32 runtimes may make something else
     else:
-        unknown = unknown or ("" if all(o.follows for o in operators) else f"reads {name!r}, which is folded, and has no rule for its error")
+        unknown = unknown or (
+            "" if all(o.follows for o in operators) else f"reads {name!r}, which is folded, and no rule follows its error"
+        )
         again = () if unknown else _again(node, {name: made.value for name, made in known.items()})
     if not again:
-        why = unknown or f"reads {name!r}, which decides its form and is folded"
-        return tuple(replace(operator, loose=Loose(unknown=why, undecided=why)) for operator in operators)
+        why = unknown or _decides(name)
+        return tuple(_doubted(operator, why) for operator in operators)
     sizes = _again(node, {name: _size(made.value, made.error, Loose.UNITS) for name, made in known.items()}, np.abs)
-    spreads = ()
+    spreads: tuple[Operator, ...] = ()
     if all(np.all(np.isfinite(made.spread)) for made in known.values()):
         spreads = _again(node, {name: _size(made.value, made.spread, _UNITS32) for name, made in known.items()}, np.abs)
     each = (operators, again, sizes or operators, spreads or operators)
-    return tuple(_joined(*one, decided=bool(spreads)) if sizes else _doubted(one[0], name) for one in zip(*each, strict=True))
+    return tuple(_joined(*one, decided=bool(spreads)) if sizes else _doubted(one[0], _decides(name)) for one in zip(*each, strict=True))
 
 
 def _in_doubt(made: Folded) -> str:
@@ -77,16 +81,19 @@ def _again(node: Node, values: Mapping[str, Array], others: Callable[[Array], Ar
         return ()
 
 
-def _doubted(operator: Operator, name: str) -> Operator:
-    why = f"reads {name!r}, which decides its form and is folded"
-    return replace(operator, loose=Loose(unknown=why, undecided=why))
+def _decides(name: str) -> str:
+    return f"reads {name!r}, which decides its form and is folded"
+
+
+def _doubted(operator: Operator, why: str) -> Operator:
+    return replace(operator, loose=replace(operator.loose, unknown=why, undecided=why))
 
 
 def _joined(deployed: Operator, real: Operator, sizes: Operator, spreads: Operator, *, decided: bool) -> Operator:
     """The operator with real weights and what is known of them."""
     forms = [replace(each, weights={}, loose=Loose()) for each in (deployed, real, sizes, spreads)]
     if any(form != forms[0] for form in forms):
-        return _doubted(deployed, deployed.name)
+        return _doubted(deployed, _decides(deployed.name))
     found = Loose(
         deployed={key: value for key, value in deployed.weights.items() if not np.array_equal(value, real.weights[key])},
         sizes=_apart(real, sizes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from certify.graph.operators.activation import Activation, Clip, Gelu, LeakyRelu, Parametric, PRelu, Truth
 from certify.graph.operators.arithmetic import Arithmetic, Where
 from certify.graph.operators.attention import Attention
-from certify.graph.operators.base import Loose, Node, Operator
+from certify.graph.operators.base import Node, Operator
 from certify.graph.operators.convolution import Conv, ConvTranspose
 from certify.graph.operators.image import DepthToSpace, Resize
 from certify.graph.operators.linear import Linear
