@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from certify.errors import ModelRejected
 from certify.graph.folding_rules import RULES, UP
 
 Array = np.ndarray[Any, Any]
@@ -91,15 +92,23 @@ def approximated(
         return [Folded.exactly(value) for value in deployed]
     if any(not operand.real and not operand.exact for operand in operands):
         return [_unknown(value) for value in deployed]
-    with np.errstate(all="ignore"):
-        found = _values(node, operands, run, deployed)
-        if node.op_type in MOVES and not any(a.name == "reduction" and a.s not in (b"", b"none") for a in node.attribute):
-            parts = [run(node, [_part(o, name) for o in operands]) for name in ("error", "spread")]
-            made = [Folded(*each) if each[0].dtype.kind == "f" else Folded.exactly(each[0]) for each in zip(found, *parts, strict=True)]
-        elif found[0].dtype.kind == "f":
-            made = [_computed(node, operands, run, found[0])]
-        else:
-            made = [_decided(node, operands, run, found[0])]
+    try:
+        with np.errstate(all="ignore"):
+            return _followed(node, operands, run, deployed)
+    except ModelRejected:
+        return [_unknown(value) for value in deployed]  # the reference computes it in the types of the file alone
+
+
+def _followed(node: onnx.NodeProto, operands: Sequence[Folded], run: _Runner, deployed: Sequence[Array]) -> list[Folded]:
+    """The outputs of a node whose operands decide nothing that is in doubt."""
+    found = _values(node, operands, run, deployed)
+    if node.op_type in MOVES and not any(a.name == "reduction" and a.s not in (b"", b"none") for a in node.attribute):
+        parts = [run(node, [_part(o, name) for o in operands]) for name in ("error", "spread")]
+        made = [Folded(*each) if each[0].dtype.kind == "f" else Folded.exactly(each[0]) for each in zip(found, *parts, strict=True)]
+    elif found[0].dtype.kind == "f":
+        made = [_computed(node, operands, run, found[0])]
+    else:
+        made = [_decided(node, operands, run, found[0])]
     return [_beside(each, kept).at_most() for each, kept in zip(made, deployed, strict=True)]
 
 

@@ -78,7 +78,8 @@ def _lost(z: Array, *x: Array) -> Array:
     """What float32 may lose where a number or the result is below its normal range, as each factor may be taken for zero."""
     small = functools.reduce(np.logical_or, [(v != 0) & (np.abs(v) < 2 * TINY32) for v in (z, *x)])
     size = functools.reduce(np.add, [np.abs(v) for v in x], np.ones(()))
-    found: Array = np.where(small | ((z == 0) & functools.reduce(np.logical_and, [v != 0 for v in x])), 2 * TINY32 * size, 0.0)
+    vanished = (z == 0) & functools.reduce(np.logical_and, [v != 0 for v in x], np.asarray(bool(x)))
+    found: Array = np.where(small | vanished, 2 * TINY32 * size, 0.0)
     return found
 
 
@@ -98,7 +99,7 @@ def _mul(node: onnx.NodeProto, z: Array, x: Sequence[Array], run: Run) -> Rule:
 
 def _not_too_small(z: Array, *x: Array) -> Array:
     """Its magnitudes; infinite where float64 may have lost some of it."""
-    some = functools.reduce(np.logical_and, [v != 0 for v in x])
+    some = functools.reduce(np.logical_and, [v != 0 for v in x], np.asarray(True))
     return np.where(some & (np.abs(z) < _NEAREST), np.inf, np.abs(z))
 
 

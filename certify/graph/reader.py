@@ -213,7 +213,7 @@ class _Reader:
     def _fold(self, node: onnx.NodeProto, name: str, inputs: list[str]) -> None:
         values = {given: self.constants[used] for given, used in zip(node.input, inputs, strict=True) if given}
         self._keep(node, self.constants, fold(node, name, self.opset, values, self.fold_budget))
-        self._follow(node, name, values, {given: used for given, used in zip(node.input, inputs, strict=True) if given})
+        self._follow(node, name, [used for used in inputs if used])
         if not any(used in self.doubled for used in inputs):
             return
         twice = {given: self.doubled.get(used, self.constants[used]) for given, used in zip(node.input, inputs, strict=True) if given}
@@ -222,24 +222,35 @@ class _Reader:
         except ModelRejected:
             return  # it works at batch size one alone, and that is what the graph computes
 
-    def _follow(self, node: onnx.NodeProto, name: str, values: dict[str, Array], used: dict[str, str]) -> None:
+    def _follow(self, node: onnx.NodeProto, name: str, inputs: Sequence[str]) -> None:
         """Take note of how far the constants that a node makes can be off, where they can be."""
         outputs = [output for output in node.output if output]
         deployed = [self.constants[output] for output in outputs]
-        if not any(one in self.folded for one in used.values()) and not computes(node.op_type, list(values.values()), deployed):
+        values = [self.constants[used] for used in inputs]
+        if not any(used in self.folded for used in inputs) and not computes(node.op_type, values, deployed):
             return
-        operands = {given: self.folded.get(one) or Folded.exactly(values[given]) for given, one in used.items()}
+        operands = [self.folded.get(used) or Folded.exactly(value) for used, value in zip(inputs, values, strict=True)]
+        places = [str(place) for place in range(len(operands))]
 
         def run(again: onnx.NodeProto, arrays: Sequence[Array]) -> list[Array]:
-            return evaluated(again, f"model.{name}", self.opset, dict(zip(operands, arrays, strict=True)))
+            return evaluated(again, f"model.{name}", self.opset, dict(zip(places, arrays, strict=True)))
 
-        for output, made in zip(outputs, approximated(node, list(operands.values()), run, deployed), strict=True):
+        for output, made in zip(outputs, approximated(_numbered(node), operands, run, deployed), strict=True):
             if not made.exact:
                 self.folded[output] = made
 
     def _keep(self, node: onnx.NodeProto, table: dict[str, Array], values: Sequence[Array]) -> None:
         self.fold_budget -= sum(value.size for value in values)
         table.update(zip(filter(None, node.output), values, strict=True))
+
+
+def _numbered(node: onnx.NodeProto) -> onnx.NodeProto:
+    """With inputs named by their places, as one tensor may stand in several."""
+    made = onnx.NodeProto()
+    made.CopyFrom(node)
+    places = iter(range(len(node.input)))
+    made.input[:] = [str(next(places)) if given else "" for given in node.input]
+    return made
 
 
 def _allowed(node: onnx.NodeProto, name: str) -> None:
