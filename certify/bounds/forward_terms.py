@@ -62,7 +62,8 @@ class Row:
         lever: the largest sum of the magnitudes that the weights of the last product are multiplied by; zero when there is none.
         gain: the largest factor that some of the constants since the last product are together, at least 1.
         peak: the largest magnitude of any folded weight.
-        count: how many constants are in the row.
+        count: how many constants there are before and after the last product.
+        since: how many of these came after it.
     """
 
     bare: float
@@ -70,6 +71,7 @@ class Row:
     gain: float = 1.0
     peak: float = 1.0
     count: int = 0
+    since: int = 0
 
     def scaled(self, rule: Format, factor: float, reach: Tensor) -> Row:  # reach: (1, *shape)
         """After one more constant."""
@@ -80,6 +82,7 @@ class Row:
             gain=self.gain * grown,
             peak=self.peak * grown,
             count=self.count + 1,
+            since=self.since + 1,
         )
         return found.checked(rule)
 
@@ -88,7 +91,7 @@ class Row:
         lever = terms * self.bare
         # As a factor before it may also be applied after it.
         rule.check(torch.tensor(weight * lever * self.gain))
-        return Row(float(mass.max()), lever, 1.0, max(1.0, weight) * self.gain, self.count).checked(rule)
+        return Row(float(mass.max()), lever, 1.0, max(1.0, weight) * self.gain, self.since).checked(rule)
 
     def plus(self, other: Row) -> Row:
         """After a sum of both."""
@@ -99,6 +102,7 @@ class Row:
             gain=max(run.gain for run in both),
             peak=max(run.peak for run in both),
             count=1 + max(run.count for run in both),
+            since=1 + max(run.since for run in both),
         )
 
     def checked(self, rule: Format) -> Row:

@@ -251,7 +251,11 @@ def _(operator: Arithmetic, rule: Format, *x: _Values) -> _Values:
     rule.check(mass)
     error = first.error + second.error + rule.gamma(terms + _EXTRA) * mass + 4 * rule.tiny
     runs = [v.run for v in x]
-    folds = replace(runs[0], bare=runs[0].bare + float(mass.max()), count=runs[0].count + 1) if len(runs) == 1 else runs[0].plus(runs[1])
+    folds = (
+        replace(runs[0], bare=runs[0].bare + float(mass.max()), count=runs[0].count + 1, since=runs[0].since + 1)
+        if len(runs) == 1
+        else runs[0].plus(runs[1])
+    )
     return _outward(first.low + second.low, first.high + second.high, mass, error, folded=terms + 2, folds=folds.checked(rule))
 
 

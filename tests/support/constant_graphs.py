@@ -52,7 +52,11 @@ def cancelling_product() -> Case:
 
 def cancelling_gemm() -> Case:
     nodes, kept = cancelling_product()
-    return [node("Gemm", "a bt c", "w", alpha=0.3, beta=-2.0, transB=1)], {"a": kept["a"], "bt": kept["b"].T.copy(), "c": _random(2, INPUTS)}
+    return [node("Gemm", "a bt c", "w", alpha=0.3, beta=-2.0, transB=1)], {
+        "a": kept["a"],
+        "bt": kept["b"].T.copy(),
+        "c": _random(2, INPUTS),
+    }
 
 
 def spectral_norm() -> Case:
