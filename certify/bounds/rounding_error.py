@@ -6,8 +6,9 @@ their magnitudes, in any order, with or without fused multiplication and additio
 
 What is assumed of the arithmetic: IEEE operations of the dtype, rounded to nearest; convolutions and matrix products as sums of products
 (not Winograd, Fourier or Strassen, and not TF32 or another shorter type); `sigmoid` and `tanh` within `LIBRARY` units. A normalisation or
-constant may be folded into the convolution or matrix product before it, and a residual sum added to it, as optimisers do, as long as no
-folded constant leaves the normal range of the dtype.
+constant may be folded into the convolution or matrix product before or after it, and a residual sum added to it, as optimisers do. Folded
+weights may become subnormal, or zero: what that costs is counted (`Row`). Weights that the file itself makes of constants count with all
+that a runtime may fold them to (`Operator.loose`).
 
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, 3.1 and 3.5 (gamma_n, matrix products); the composition over layers
 is derived here.
@@ -21,9 +22,11 @@ from dataclasses import dataclass, replace
 from functools import singledispatch
 from itertools import starmap
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from certify.bounds.forward_terms import UP, Format, Row, Unknown
 from certify.evaluation.float64 import LIBRARY
 from certify.graph.graph import Graph
 from certify.graph.operators import Operator
@@ -36,8 +39,6 @@ from certify.graph.operators.normalisation import BatchNormalization
 from certify.graph.operators.pooling import AveragePool, GlobalPool, MaxPool
 from certify.graph.operators.shape import Reshape, Transpose
 
-# All numbers here are sums of magnitudes of up to 2^24 terms (the largest tensor), in float64: relative error below 2^24 * 2^-53 * 5.
-_UP = 1 + 1e-8
 # Roundings besides those of a sum itself: of folded constants, and of an elementwise formula in whichever form.
 _EXTRA = 12
 _FLOAT64 = 2.0**-53
@@ -54,7 +55,7 @@ class ErrorBound:
         """The largest rounding error of any logit[label] - logit[rival], the subtraction itself not counted."""
         rivals = self.logits.clone()
         rivals[label] = 0.0
-        return float(self.logits[label] + rivals.max()) * _UP
+        return float(self.logits[label] + rivals.max()) * UP
 
 
 def forward_error(
@@ -68,7 +69,7 @@ def forward_error(
     The error of rounding the input to `dtype` is included. Real means: the uploaded weights in real arithmetic. Proved, under the
     assumptions at the top of this file. An operator without a rule, or values beyond the range of `dtype`, give infinity.
     """
-    rule = _Arithmetic.of(dtype)
+    rule = Format.of(dtype)
     return _through(graph, rule, _start(rule, low, high))
 
 
@@ -76,13 +77,19 @@ def forward_error(
 class _Values:
     """What is known of one tensor: the real values lie in [low, high], the computed ones within `error` of the real ones.
 
-    `terms` counts the roundings in which a constant folded into the sum that made it would take part.
+    `terms` counts the roundings in which a constant folded into the sum that made it would take part; `folds` says what it would cost.
     """
 
     low: Tensor  # (1, *shape), float64, as the others
     high: Tensor
     error: Tensor
     terms: int = 0
+    folds: Row | None = None
+
+    @property
+    def run(self) -> Row:
+        """The row of constants that ends here; a new one after anything else."""
+        return self.folds or Row(float(self.reach.max()))
 
     @property
     def size(self) -> Tensor:
@@ -92,71 +99,33 @@ class _Values:
     @property
     def reach(self) -> Tensor:
         """The largest magnitude of a computed value."""
-        return (self.size + self.error) * _UP
-
-
-@dataclass(frozen=True)
-class _Arithmetic:
-    """A floating-point format.
-
-    Args:
-        unit: unit roundoff.
-        tiny: smallest normal number; the most that is lost when a subnormal is taken for zero.
-        largest: largest number.
-    """
-
-    unit: float
-    tiny: float
-    largest: float
-
-    @classmethod
-    def of(cls, dtype: torch.dtype) -> _Arithmetic:
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"no rounding error bounds for {dtype}")
-        info = torch.finfo(dtype)
-        return cls(info.eps / 2, info.tiny, info.max)
-
-    def gamma(self, terms: int) -> float:
-        """The relative error of a sum with `terms` roundings on the way of each term."""
-        share = terms * self.unit
-        if share >= 0.5:
-            raise _Unknown("adds up too many terms for the floating-point format")
-        return share / (1 - share) * _UP
-
-    def check(self, *sizes: Tensor) -> None:  # sizes: (1, *shape) each
-        """No intermediate result may leave the range of the format; NaN does not pass either."""
-        if not all(bool((size <= self.largest / 2).all()) for size in sizes):
-            raise _Unknown("may leave the range of the floating-point format")
+        return (self.size + self.error) * UP
 
 
 _LIPSCHITZ = {"Sigmoid": 0.25, "Tanh": 1.0}
 
 
-class _Unknown(Exception):
-    """No bound; the message says what an operator does."""
-
-
 def _start(
-    rule: _Arithmetic,
+    rule: Format,
     low: Tensor,  # (*input)
     high: Tensor,  # (*input)
 ) -> _Values:
     box = _Values(low.unsqueeze(0), high.unsqueeze(0), torch.zeros_like(low).unsqueeze(0))
-    return replace(box, error=(rule.gamma(1) * box.size + rule.tiny) * _UP)
+    return replace(box, error=(rule.gamma(1) * box.size + rule.tiny) * UP)
 
 
 @torch.no_grad()
-def _through(graph: Graph, rule: _Arithmetic, start: _Values) -> ErrorBound:
+def _through(graph: Graph, rule: Format, start: _Values) -> ErrorBound:
     """The errors of the logits; infinity from the first operator for which there is none."""
     values, last = {graph.input: start}, graph.last_uses()
     for position, operator in enumerate(graph.operators):
         x = tuple(values[name] for name in operator.inputs)
         try:
             if operator.unbounded:
-                raise _Unknown(f"is {operator.unbounded}, for which there is no rule")
+                raise Unknown(f"is {operator.unbounded}, for which there is no rule")
             found = _rule(operator, rule, *x)
             rule.check(found.reach)
-        except _Unknown as unknown:
+        except Unknown as unknown:
             infinite = torch.full((graph.classes,), math.inf, dtype=torch.float64)
             return ErrorBound(infinite, f"{operator.name} {unknown}")
         values[operator.output] = found
@@ -173,22 +142,33 @@ def _outward(
     terms: int = 1,
     *,
     folded: int = 0,
+    folds: Row | None = None,
 ) -> _Values:
     """Values whose interval was computed with `terms` roundings of its own in float64, made wider by them."""
     slack = 2 * (terms + _EXTRA) * _FLOAT64 * size + torch.finfo(torch.float64).tiny
-    return _Values(low - slack, high + slack, error * _UP, folded)
+    return _Values(low - slack, high + slack, error * UP, folded, folds)
+
+
+def _off(operator: Operator) -> dict[str, Tensor]:
+    """How far the weights of any runtime, and the real ones, can be from those that are used here; empty where each stands in the file."""
+    if operator.loose.unknown or operator.loose.undecided:
+        raise Unknown(operator.loose.unknown or operator.loose.undecided)
+    kinds = (operator.loose.errors(), operator.loose.spreads)
+    names = dict.fromkeys(name for kind in kinds for name in kind)
+    nothing = np.zeros(1)
+    return {name: torch.from_numpy(np.array(sum(kind.get(name, nothing) for kind in kinds), np.float64)) * UP for name in names}
 
 
 @singledispatch
-def _rule(operator: Operator, rule: _Arithmetic, *x: _Values) -> _Values:
-    raise _Unknown("has no rounding rule")
+def _rule(operator: Operator, rule: Format, *x: _Values) -> _Values:
+    raise Unknown("has no rounding rule")
 
 
 @_rule.register(Reshape)
 @_rule.register(Transpose)
-def _(operator: Reshape | Transpose, rule: _Arithmetic, *x: _Values) -> _Values:
+def _(operator: Reshape | Transpose, rule: Format, *x: _Values) -> _Values:
     low, high, error = (operator.evaluate({}, part) for part in (x[0].low, x[0].high, x[0].error))
-    return _Values(low, high, error, x[0].terms)
+    return _Values(low, high, error, x[0].terms, x[0].folds)
 
 
 def _absolutely(
@@ -205,81 +185,109 @@ def _absolutely(
 
 @_rule.register(Linear)
 @_rule.register(Conv)
-def _(operator: Linear | Conv, rule: _Arithmetic, *x: _Values) -> _Values:
-    """|W| error + gamma_n (|W| reach + |b|): n counts products, the bias, and what may be folded in."""
+def _(operator: Linear | Conv, rule: Format, *x: _Values) -> _Values:
+    """|W| error + gamma_n (|W| reach + |b|): n counts products, the bias, and what may be folded in.
+
+    Where weights may be off by D, |W| + D stands for |W|, and D reach is added.
+    """
     v, weights = x[0], {name: as_tensor(value, torch.float64) for name, value in operator.weights.items()}
-    around, size, error = _absolutely(operator, weights, torch.cat([(v.high - v.low) / 2, v.size, v.error])).chunk(3)
+    off = _off(operator)
+    nothing = {name: torch.zeros_like(value) for name, value in weights.items()}
+    apart = _absolutely(operator, {**nothing, **off}, v.reach, bias=True)
+    largest = {name: value.abs() + off.get(name, 0.0) for name, value in weights.items()}
+    around, size, error = _absolutely(operator, largest, torch.cat([(v.high - v.low) / 2, v.size, v.error])).chunk(3)
     middle = operator.evaluate(weights, (v.low + v.high) / 2)
-    weight, shift = weights["weight"], _absolutely(operator, weights, torch.zeros_like(v.low), bias=True)
-    terms = math.prod(weight.shape[1:])
-    mass = (size + error + shift) * _UP
+    weight, shift = largest["weight"], _absolutely(operator, largest, torch.zeros_like(v.low), bias=True)
+    terms, run = math.prod(weight.shape[1:]), v.run
+    mass = (size + error + shift) * UP
     rule.check(mass)
+    around, error = around + apart, error + apart
+    factors = (abs(operator.alpha), abs(operator.beta)) if isinstance(operator, Linear) else ()
+    heaviest = float(weight.max()) * max((1.0, *factors[:1]))
     # A product of subnormals, or one that is too small, may be lost whole: both factors are off by at most `tiny`.
-    lost = 2 * terms * rule.tiny * (float(v.reach.max()) + float(weight.abs().max()) + 8)
+    lost = 2 * terms * rule.tiny * (run.bare + run.gain * (heaviest + 8)) * max((1.0, *factors))
     error = error + rule.gamma(terms + _EXTRA) * mass + lost
-    return _outward(middle - around, middle + around, size + shift, error, terms, folded=terms + 1)
+    folds = run.multiplied(rule, heaviest, terms, mass)
+    return _outward(middle - around, middle + around, size + shift, error, terms, folded=terms + 1, folds=folds)
 
 
 @_rule.register
-def _(operator: BatchNormalization, rule: _Arithmetic, *x: _Values) -> _Values:
+def _(operator: BatchNormalization, rule: Format, *x: _Values) -> _Values:
     """Whichever way the formula is arranged: |x| scale / std, mean scale / std and the bias are rounded, then added."""
     channels = (-1, *(1,) * (len(operator.shape) - 1))
     kept = {name: as_tensor(value, torch.float64).reshape(channels) for name, value in operator.weights.items()}
     if bool((kept["var"] < 0).any()) or bool((kept["var"] + operator.epsilon < rule.tiny).any()):
-        raise _Unknown("has a variance too small for the floating-point format")
+        raise Unknown("has a variance too small for the floating-point format")
+    off = {name: value.numpy() for name, value in _off(operator).items()}
+    apart = [torch.from_numpy(operator.line_off(name, off)).reshape(channels) for name in ("scale", "shift")] if off else None
     inverse, mean, scale = 1 / torch.sqrt(kept["var"] + operator.epsilon), kept["mean"].abs(), kept["scale"].abs()
     factor, v = kept["scale"] * inverse, x[0]
     middle = factor * ((v.low + v.high) / 2 - kept["mean"]) + kept["bias"]
-    around, mass = factor.abs() * (v.high - v.low) / 2, factor.abs() * (v.reach + mean) + kept["bias"].abs()
-    rule.check(mass, (v.reach + mean) * inverse, (v.reach + mean) * scale, factor.abs(), mean * inverse)
-    lost = 8 * rule.tiny * (1 + v.reach + mean) * (1 + inverse) * (1 + scale)
-    error = factor.abs() * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost
-    return _outward(middle - around, middle + around, mass, error, folded=v.terms + 2)
+    moved = apart[0] * v.reach + apart[1] if apart else torch.zeros_like(middle)
+    largest = factor.abs() + (apart[0] if apart else 0.0)
+    around, mass = largest * (v.high - v.low) / 2 + moved, largest * (v.reach + mean) + kept["bias"].abs() + moved
+    rule.check(mass, (v.reach + mean) * inverse, (v.reach + mean) * scale, largest, mean * inverse)
+    lost = 8 * rule.tiny * (1 + v.reach + mean) * (1 + inverse) * (1 + scale) + v.run.lost(rule)
+    error = largest * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost + moved
+    folds = v.run.scaled(rule, max(1.0, float(scale.max())) * max(1.0, float(inverse.max())), mass)
+    return _outward(middle - around, middle + around, mass, error, folded=v.terms + 2, folds=folds)
 
 
 @_rule.register
-def _(operator: Arithmetic, rule: _Arithmetic, *x: _Values) -> _Values:
+def _(operator: Arithmetic, rule: Format, *x: _Values) -> _Values:
     if operator.type not in ("Add", "Sub", "Mul", "Div"):
-        raise _Unknown("has no rounding rule")
+        raise Unknown("has no rounding rule")
     kept = {name: as_tensor(value, torch.float64) for name, value in operator.weights.items()}
+    off = {name: torch.zeros_like(value) for name, value in kept.items()} | _off(operator)
     if operator.type in ("Mul", "Div"):
-        return _scaled(rule, x[0], next(iter(kept.values())), divided=operator.type == "Div")
-    exact = {name: torch.zeros_like(value) for name, value in kept.items()}
+        return _scaled(rule, x[0], next(iter(kept.values())), next(iter(off.values())), divided=operator.type == "Div")
+    ends = ({name: value - off[name] for name, value in kept.items()}, {name: value + off[name] for name, value in kept.items()}, off)
     parts = (tuple(getattr(v, part) for v in x) for part in ("low", "high", "error"))
-    rows = zip(*(operator.values(w, part) for w, part in zip((kept, kept, exact), parts, strict=True)), strict=True)
+    rows = zip(*(operator.values(w, part) for w, part in zip(ends, parts, strict=True)), strict=True)
     first, second = starmap(_Values, rows)
     if operator.type == "Sub":
         second = replace(second, low=-second.high, high=-second.low)
     terms, mass = sum(v.terms for v in x), first.reach + second.reach
     rule.check(mass)
     error = first.error + second.error + rule.gamma(terms + _EXTRA) * mass + 4 * rule.tiny
-    return _outward(first.low + second.low, first.high + second.high, mass, error, folded=terms + 2)
+    runs = [v.run for v in x]
+    folds = (
+        replace(runs[0], bare=runs[0].bare + float(mass.max()), count=runs[0].count + 1, since=runs[0].since + 1)
+        if len(runs) == 1
+        else runs[0].plus(runs[1])
+    )
+    return _outward(first.low + second.low, first.high + second.high, mass, error, folded=terms + 2, folds=folds.checked(rule))
 
 
 def _scaled(
-    rule: _Arithmetic,
+    rule: Format,
     v: _Values,
     constant: Tensor,  # (*shape), or axes of length 1
+    off: Tensor,  # likewise, how far it may be from that of a runtime and from the real one
     *,
     divided: bool,
 ) -> _Values:
     """A product with a constant, or a quotient, which may be computed as a product with the inverse."""
-    if divided and bool((constant.abs() < rule.tiny).any()):
-        raise _Unknown("divides by a number too small for the floating-point format")
+    if divided and bool((constant.abs() - off < rule.tiny).any()):
+        raise Unknown("divides by a number too small for the floating-point format")
     factor = 1 / constant if divided else constant
-    ends, mass = (factor * v.low, factor * v.high), factor.abs() * v.reach
-    rule.check(mass, factor.abs())
-    lost = 4 * rule.tiny * (1 + v.reach) * (1 + factor.abs())
-    error = factor.abs() * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost
-    return _outward(torch.minimum(*ends), torch.maximum(*ends), mass, error, folded=v.terms + 2)
+    apart = off / (constant.abs() * (constant.abs() - off)) if divided else off
+    largest = factor.abs() + apart
+    ends, mass, moved = (factor * v.low, factor * v.high), largest * v.reach, apart * v.reach
+    rule.check(mass, largest)
+    lost = 4 * rule.tiny * (1 + v.reach) * (1 + largest) + v.run.lost(rule)
+    error = largest * v.error + rule.gamma(v.terms + _EXTRA) * mass + lost + moved
+    folds = v.run.scaled(rule, float(largest.max()), mass)
+    low, high = torch.minimum(*ends) - moved, torch.maximum(*ends) + moved
+    return _outward(low, high, mass, error, folded=v.terms + 2, folds=folds)
 
 
 @_rule.register
-def _(operator: Activation, rule: _Arithmetic, *x: _Values) -> _Values:
+def _(operator: Activation, rule: Format, *x: _Values) -> _Values:
     if operator.type == "Relu":
         return _leaky(rule, x[0], 0.0)
     if operator.type not in _LIPSCHITZ:
-        raise _Unknown("has no rounding rule")
+        raise Unknown("has no rounding rule")
     v, steepest = x[0], _LIPSCHITZ[operator.type]
     # Both derivatives are steepest / cosh^2: of x for tanh, of x / 2 for the sigmoid. They fall away from zero.
     nearest = torch.minimum(torch.maximum(torch.zeros_like(v.low), v.low - v.error), v.high + v.error)
@@ -290,13 +298,13 @@ def _(operator: Activation, rule: _Arithmetic, *x: _Values) -> _Values:
 
 
 @_rule.register
-def _(operator: LeakyRelu, rule: _Arithmetic, *x: _Values) -> _Values:
+def _(operator: LeakyRelu, rule: Format, *x: _Values) -> _Values:
     if not 0.0 <= operator.slope <= 1.0:
-        raise _Unknown(f"has a slope of {operator.slope:g}, for which there is no rounding rule")
+        raise Unknown(f"has a slope of {operator.slope:g}, for which there is no rounding rule")
     return _leaky(rule, x[0], operator.slope)
 
 
-def _leaky(rule: _Arithmetic, v: _Values, slope: float) -> _Values:
+def _leaky(rule: Format, v: _Values, slope: float) -> _Values:
     """Slopes in [0, 1], so that it is monotone. An error is scaled down where no computed value is above zero."""
     low, high = (torch.where(end > 0, end, slope * end) for end in (v.low, v.high))
     error = torch.where(v.high + v.error < 0, slope, 1.0) * v.error + rule.gamma(_EXTRA) * slope * v.reach + 2 * rule.tiny
@@ -304,7 +312,7 @@ def _leaky(rule: _Arithmetic, v: _Values, slope: float) -> _Values:
 
 
 @_rule.register
-def _(operator: MaxPool, rule: _Arithmetic, *x: _Values) -> _Values:
+def _(operator: MaxPool, rule: Format, *x: _Values) -> _Values:
     """A maximum is off by at most the largest error in its window; it rounds nothing."""
     low, high, error = operator.evaluate({}, torch.cat([x[0].low, x[0].high, x[0].error])).chunk(3)
     return _Values(low, high, error + rule.tiny)
@@ -312,10 +320,10 @@ def _(operator: MaxPool, rule: _Arithmetic, *x: _Values) -> _Values:
 
 @_rule.register(GlobalPool)
 @_rule.register(AveragePool)
-def _(operator: GlobalPool | AveragePool, rule: _Arithmetic, *x: _Values) -> _Values:
+def _(operator: GlobalPool | AveragePool, rule: Format, *x: _Values) -> _Values:
     """A mean is a sum of at most so many terms, each of which may be divided before or after."""
     if operator.type not in ("GlobalAveragePool", "AveragePool"):
-        raise _Unknown("has no rounding rule")
+        raise Unknown("has no rounding rule")
     v, weights = x[0], {name: as_tensor(value, torch.float64) for name, value in operator.weights.items()}
     low, high, mass, error = operator.evaluate(weights, torch.cat([v.low, v.high, v.reach, v.error])).chunk(4)
     terms = math.prod(operator.window.kernel if isinstance(operator, AveragePool) else v.low.shape[2:])

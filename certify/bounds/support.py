@@ -13,7 +13,7 @@ NORMS = (Norm.LINF, Norm.L2, Norm.L1)
 def support(graph: Graph) -> tuple[Support, ...]:
     """One row for each method and norm; an unsupported one names the first operator that stands in the way."""
     reason = next(
-        (f"{operator.name}: bound propagation does not support {operator.unbounded}" for operator in graph.operators if operator.unbounded),
+        (f"{operator.name}: bound propagation does not support {operator.refused}" for operator in graph.operators if operator.refused),
         "",
     )
     return tuple(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce, singledispatch
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,14 +105,37 @@ def _magnitudes(operator: Operator, weights: Weights) -> tuple[Operator, Weights
 @rule.register(MatMul)
 @rule.register(Resize)
 def linear(operator: Operator, weights: Weights, made: Tensor, *x: Point) -> Bounds:  # made: (1, *shape)
-    """|W| error, and gamma_n (|W| |x| + |b|)."""
+    """|W| error, and gamma_n (|W| |x| + |b|); where weights are off by D, with |W| + D for |W|, and D |x| besides."""
     terms = _terms(operator, weights)
     plain, sizes = _magnitudes(operator, weights)
+    off = _off(operator, made)
+    sizes = {name: value + off[name] if name in off else value for name, value in sizes.items()}
     without_bias = {name: value for name, value in sizes.items() if name != "bias"}
     carried = plain.evaluate(without_bias, x[0].error)
     mass = plain.evaluate(sizes, x[0].value.abs())
+    own = gamma(terms + EXTRA) * mass + SMALL
     in_range(mass)
-    return carried, gamma(terms + EXTRA) * mass + SMALL
+    if off:
+        nothing = {name: torch.zeros_like(value) for name, value in weights.items()}
+        own = own + _moved(plain, {**nothing, **off}, sizes, x[0].value.abs())
+    return carried, own
+
+
+def _moved(
+    plain: Operator,
+    off: Weights,
+    sizes: Weights,
+    x: Tensor,  # (1, *shape), magnitudes
+) -> Tensor:
+    """How far weights that are off move a linear operator; of several matrices in a row each in turn, the others at their largest."""
+    if not isinstance(plain, Resize):
+        return plain.evaluate(off, x)
+    return sum((plain.evaluate({**sizes, name: off[name]}, x) for name in off), torch.zeros(()))
+
+
+def _off(operator: Operator, like: Tensor) -> dict[str, Tensor]:
+    """How far weights that nodes on constants made can be off; empty where each stands in the file."""
+    return {name: torch.from_numpy(np.array(error)).to(like) for name, error in operator.loose.errors().items()}
 
 
 @rule.register(MaxPool)
@@ -160,11 +184,17 @@ def _(operator: Softmax, weights: Weights, made: Tensor, *x: Point) -> Bounds:  
 @rule.register
 def _(operator: BatchNormalization, weights: Weights, made: Tensor, *x: Point) -> Bounds:  # made: (1, *shape)
     """Whichever way the formula is arranged: |x| scale / std, mean scale / std and the bias are rounded, then added."""
-    kept = {name: value.reshape(-1, *(1,) * (made.dim() - 2)) for name, value in weights.items()}
+    channels = (-1, *(1,) * (made.dim() - 2))
+    kept = {name: value.reshape(channels) for name, value in weights.items()}
     factor = (kept["scale"] / torch.sqrt(kept["var"] + operator.epsilon)).abs()
     mass = factor * (x[0].value.abs() + kept["mean"].abs()) + kept["bias"].abs()
     in_range(mass, factor, 1 / torch.sqrt(kept["var"] + operator.epsilon))
-    return factor * x[0].error, gamma(EXTRA) * mass + SMALL
+    own = gamma(EXTRA) * mass + SMALL
+    if operator.loose.sizes:
+        scale, shift = (torch.from_numpy(operator.line_off(name)).to(made).reshape(channels) for name in ("scale", "shift"))
+        own, factor = own + scale * x[0].value.abs() + shift, factor + scale
+        in_range(own, factor)
+    return factor * x[0].error, own
 
 
 @rule.register
@@ -178,7 +208,8 @@ def _(operator: Where, weights: Weights, made: Tensor, *x: Point) -> Bounds:  # 
 @rule.register
 def _(operator: Arithmetic, weights: Weights, made: Tensor, *x: Point) -> Bounds:  # made: (1, *shape)
     values = operator.values(weights, tuple(one.value for one in x))
-    errors = operator.values({name: torch.zeros_like(value) for name, value in weights.items()}, tuple(one.error for one in x))
+    nothing = {name: torch.zeros_like(value) for name, value in weights.items()}
+    errors = operator.values({**nothing, **_off(operator, made)}, tuple(one.error for one in x))
     in_range(*(value.abs() for value in values))
     size = made.abs()
     match operator.type:

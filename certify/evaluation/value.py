@@ -112,6 +112,8 @@ def _step(
     Raises:
         Unknown: nothing is known of the error of this operator, or of these values.
     """
+    if operator.loose.unknown:
+        raise Unknown(f"({operator.type}) {operator.loose.unknown}")
     in_range(made.abs())
     carried, own = rule(operator, weights, made, *(Point(one.value, one.error) for one in inputs))
     in_range(carried, own)

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from certify.errors import ModelRejected
 from certify.graph.graph import Graph
 from certify.graph.operators import Operator
-from certify.graph.operators.base import as_tensor
+from certify.graph.operators.base import Array, as_tensor
 
 
 class GraphModule(nn.Module):
-    """Evaluates a graph in `dtype`. Weights are exact copies of the file's float32 values in float32 and in float64 alike."""
+    """Evaluates a graph in `dtype`. Weights are exact copies of the file's float32 values in float32 and in float64 alike.
+
+    Those that nodes on constants make are folded in that type: in float32 as ONNX's reference does, in float64 within `Operator.loose`.
+    """
 
     def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -25,7 +28,7 @@ class GraphModule(nn.Module):
         for position, operator in enumerate(graph.operators):
             slots = {key: f"w{position}_{key}" for key in operator.weights}
             for key, slot in slots.items():
-                self.register_buffer(slot, as_tensor(operator.weights[key], dtype))
+                self.register_buffer(slot, as_tensor(_weight(operator, key, dtype), dtype))
             self._slots.append(slots)
         self._last_use = _last_uses(graph)
 
@@ -61,6 +64,11 @@ class GraphModule(nn.Module):
             self.register_parameter(slot, nn.Parameter(weight))
 
 
+def _weight(operator: Operator, key: str, dtype: torch.dtype) -> Array:
+    kept = operator.weights[key]
+    return kept if dtype == torch.float64 else operator.loose.deployed.get(key, kept)
+
+
 def bounds_module(graph: Graph) -> GraphModule:
     """The same function in float64, every operator in the form that the bound engine treats soundly.
 
@@ -70,16 +78,16 @@ def bounds_module(graph: Graph) -> GraphModule:
         ModelRejected: an operator has no such form; it is named.
     """
     for operator in graph.operators:
-        if operator.unbounded:
+        if operator.refused:
             raise ModelRejected.at(
                 f"model.{operator.name}",
-                f"bound propagation does not support {operator.unbounded}",
+                f"bound propagation does not support {operator.refused}",
                 "use randomized smoothing for this model",
             )
     rewritten = replace(graph, operators=tuple(operator.for_bounds() for operator in graph.operators))
     module = GraphModule(rewritten, torch.float64).eval()
     for position, operator in enumerate(graph.operators):
-        for key, value in operator.made_of().items():
+        for key, value in operator.made_of_folded().items():
             module.made_of[f"w{position}_{key}"] = as_tensor(value, torch.float64)
     module.name_a_parameter()
     return module.requires_grad_(False)

@@ -11,7 +11,9 @@ import onnx
 
 from certify.errors import ModelRejected, Problem
 from certify.graph import proto
-from certify.graph.fold import FOLDED, fold
+from certify.graph.fold import FOLDED, evaluated, fold
+from certify.graph.folded_weights import read_all
+from certify.graph.folding_error import Folded, approximated, computes
 from certify.graph.graph import Graph
 from certify.graph.layout import Layout
 from certify.graph.operators import OPERATORS, Node, Operator
@@ -64,6 +66,7 @@ class _Reader:
         self.class_names = _class_names(model)
         self.constants = proto.constants_of(model.graph)
         self.doubled: dict[str, Array] = {}  # of the constants that depend on the batch size: their value at batch size two
+        self.folded: dict[str, Folded] = {}  # of the constants that nodes compute: in float64, with bounds of their errors
         self.layouts: dict[str, Layout] = {}
         self.alias: dict[str, str] = {}
         self.operators: list[Operator] = []
@@ -204,13 +207,14 @@ class _Reader:
             doubled={i: self.doubled[i] for i in used if i in self.doubled},
             fixed=self.fixed,
         )
-        for operator in OPERATORS[node.op_type].read_all(read):
+        for operator in read_all(read, self.folded):
             self.operators.append(operator)
             self.layouts[operator.output] = operator.layout
 
     def _fold(self, node: onnx.NodeProto, name: str, inputs: list[str]) -> None:
         values = {given: self.constants[used] for given, used in zip(node.input, inputs, strict=True) if given}
         self._keep(node, self.constants, fold(node, name, self.opset, values, self.fold_budget))
+        self._follow(node, name, [used for used in inputs if used])
         if not any(used in self.doubled for used in inputs):
             return
         twice = {given: self.doubled.get(used, self.constants[used]) for given, used in zip(node.input, inputs, strict=True) if given}
@@ -219,9 +223,35 @@ class _Reader:
         except ModelRejected:
             return  # it works at batch size one alone, and that is what the graph computes
 
+    def _follow(self, node: onnx.NodeProto, name: str, inputs: Sequence[str]) -> None:
+        """Take note of how far the constants that a node makes can be off, where they can be."""
+        outputs = [output for output in node.output if output]
+        deployed = [self.constants[output] for output in outputs]
+        values = [self.constants[used] for used in inputs]
+        if not any(used in self.folded for used in inputs) and not computes(node.op_type, values, deployed):
+            return
+        operands = [self.folded.get(used) or Folded.exactly(value) for used, value in zip(inputs, values, strict=True)]
+        places = [str(place) for place in range(len(operands))]
+
+        def run(again: onnx.NodeProto, arrays: Sequence[Array]) -> list[Array]:
+            return evaluated(again, f"model.{name}", self.opset, dict(zip(places, arrays, strict=True)))
+
+        for output, made in zip(outputs, approximated(_numbered(node), operands, run, deployed), strict=True):
+            if not made.exact:
+                self.folded[output] = made
+
     def _keep(self, node: onnx.NodeProto, table: dict[str, Array], values: Sequence[Array]) -> None:
         self.fold_budget -= sum(value.size for value in values)
         table.update(zip(filter(None, node.output), values, strict=True))
+
+
+def _numbered(node: onnx.NodeProto) -> onnx.NodeProto:
+    """With inputs named by their places, as one tensor may stand in several."""
+    made = onnx.NodeProto()
+    made.CopyFrom(node)
+    places = iter(range(len(node.input)))
+    made.input[:] = [str(next(places)) if given else "" for given in node.input]
+    return made
 
 
 def _allowed(node: onnx.NodeProto, name: str) -> None:

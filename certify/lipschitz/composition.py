@@ -14,7 +14,7 @@ from certify.graph.operators import Operator
 from certify.lipschitz.constant import NoConstant, Work, finite
 from certify.lipschitz.forms import Form, Step, blocks
 from certify.lipschitz.kernel import Kernel, Shape, stacked
-from certify.lipschitz.parts import Chain, Moved
+from certify.lipschitz.parts import Chain, Moved, loosened
 from certify.lipschitz.pieces import joined
 from certify.lipschitz.spectral import EXACT_SIDE, matrix_norm
 from certify.lipschitz.symbol import Found, kernel_norm
@@ -100,7 +100,7 @@ class Composition:
         """Take note of an operator: of what is linear, how it goes on from its bases."""
         name = operator.output
         try:
-            chains = operator.parts()
+            chains = _chains(operator)
         except NoConstant as missing:
             self.totals[name] = missing.named(operator.name)
             chains = ()
@@ -316,6 +316,18 @@ class Composition:
             wanted[name] = self.steps[name]
             open_ends.extend(self.steps[name].inputs)
         return [wanted[name] for name in sorted(wanted, key=self._places.__getitem__)]
+
+
+def _chains(operator: Operator) -> tuple[Chain, ...]:
+    """The linear steps of an operator, with what is known of weights that are folded.
+
+    Raises:
+        NoConstant: as `Operator.parts`; nothing is known of a weight.
+    """
+    if operator.loose.unknown:
+        raise operator.no_constant(operator.loose.unknown)
+    chains = operator.parts()
+    return loosened(chains, operator.sized().parts()) if operator.loose.sizes else chains
 
 
 def up(value: float) -> float:

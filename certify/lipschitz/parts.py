@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -294,3 +294,47 @@ class Transposed(Part):
 
     def norm(self, work: Work) -> Found:
         return self.forward.norm(work)
+
+
+@dataclass(frozen=True)
+class Loosened(Part):
+    """A part whose constants are off: by at most gamma(UNITS) times those of another part, which is at least as large everywhere.
+
+    Args:
+        part: as it is applied.
+        sizes: the same with sizes in place of weights.
+    """
+
+    part: Part
+    sizes: Part
+
+    UNITS: ClassVar[int] = 9  # 8 of the sizes, and what rounding them does
+
+    def apply(self, x: Tensor) -> Tensor:  # (batch, any shape)
+        return self.part.apply(x)
+
+    def rounding(self) -> Rounding:
+        known = self.sizes.rounding()
+        return Rounding(known.terms + self.UNITS, known.magnitude)
+
+    def norm(self, work: Work) -> Found:
+        found = self.part.norm(work)
+        return replace(found, norm=finite(found.norm + Rounding(self.UNITS, self.sizes.rounding().magnitude).error))
+
+    def kernel(self, source: Shape) -> Kernel | None:
+        kernel, sizes = self.part.kernel(source), self.sizes.kernel(source)
+        if kernel is None or sizes is None:
+            return None
+        return replace(kernel, rounding=Rounding(kernel.rounding.terms + self.UNITS, sizes.magnitude()))
+
+
+def loosened(chains: tuple[Chain, ...], sizes: tuple[Chain, ...]) -> tuple[Chain, ...]:
+    """Chains of weights that are off, with those of the sizes that say by how much."""
+    return tuple(
+        tuple(Loosened(part, size) if isinstance(part, Weighted) else part for part, size in zip(chain, of_chain, strict=True))
+        for chain, of_chain in zip(chains, sizes, strict=True)
+    )
+
+
+# What has weights; all other parts move or copy values.
+Weighted = (Scaled, Spread, Filtered, Transposed)

@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 import torch
 
-from certify.bounds import rounding_error
+from certify.bounds import forward_terms, rounding_error
 from certify.bounds.rounding_error import ErrorBound, forward_error
 from certify.graph.graph import Graph
 from certify.graph.module import GraphModule
@@ -201,9 +201,9 @@ def test_a_sum_that_loses_almost_all_that_it_may() -> None:
 
 def test_gamma_of_too_few_terms_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worst case above finds a bound for three quarters of the terms too small, and one without the sum altogether."""
-    honest = rounding_error._Arithmetic.gamma
+    honest = forward_terms.Format.gamma
     for wrong in (lambda n: 3 * n // 4, lambda n: 2):
-        monkeypatch.setattr(rounding_error._Arithmetic, "gamma", lambda self, n, wrong=wrong: honest(self, wrong(n)))
+        monkeypatch.setattr(forward_terms.Format, "gamma", lambda self, n, wrong=wrong: honest(self, wrong(n)))
         limit, seen = _worst()
         assert seen > limit[0]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from certify.graph.layout import Layout
-from certify.graph.operators.base import Array, Node, Operator, Weights
+from certify.graph.operators.base import Array, Loose, Node, Operator, Weights
 from certify.graph.operators.piecewise import NEAR, Extreme, Mixture
 from certify.lipschitz.parts import Chain, Part, Repeated, Scaled
 
@@ -172,7 +172,7 @@ class Arithmetic(Broadcast):
         if self.type == "Mul" and len(self.weights) == 1:
             return self.repeated(Scaled(next(iter(self.weights.values())), self.shape))
         if self.type == "Div" and "1" in self.weights:
-            return self.repeated(Scaled(1 / self.weights["1"].astype(np.float64), self.shape, 1))
+            return self.repeated(Scaled(_inverse(self.weights["1"]), self.shape, 1))
         return ()
 
     def lipschitz(self) -> float:
@@ -188,6 +188,19 @@ class Arithmetic(Broadcast):
         if self.type == "Pow":
             raise self.no_constant("a power is not Lipschitz on an unbounded domain")
         raise self.no_constant("a truth value jumps")
+
+    @property
+    def follows(self) -> bool:
+        return self.type in ("Add", "Sub", "Mul", "Div", "Sum", "Mean")
+
+    def sized(self) -> Operator:
+        """|1 / c - 1 / c'| <= |c - c'| / (|c| |c'|): one over what stands here is a size of the reciprocal of a divisor."""
+        if self.type != "Div" or "1" not in self.loose.sizes:
+            return super().sized()
+        divisor, size = np.abs(self.weights["1"].astype(np.float64)), self.loose.sizes["1"]
+        least = divisor - Loose.UNITS * size
+        inverse = np.where(least > 0, 0.8 * divisor * least / size, 0.0)
+        return replace(self, weights={"1": inverse})
 
     @property
     def extreme(self) -> int:
@@ -216,6 +229,9 @@ class Arithmetic(Broadcast):
 
     def for_bounds(self) -> Operator:
         """Extremes as ReLUs of differences; sums of many and means with the constants put together; no constant is broadcast."""
+        if self.type == "Div" and "1" in self.loose.sizes:
+            # The engine's rule for a quotient has no place for the size of an inverse.
+            return replace(self, type="Mul", weights={"1": self.spread(_inverse(self.weights["1"]))})
         if self.type not in _MANY:
             return replace(self, weights={name: self.spread(value) for name, value in self.weights.items()})
         constants = [value.astype(np.float64) for value in self.weights.values()]
@@ -238,14 +254,21 @@ class Arithmetic(Broadcast):
         return {"constant": self.spread(share * total * max(1.0, len(self.weights) / 4))}
 
 
+def _inverse(divisor: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        found: Array = 1 / divisor.astype(np.float64)
+    return found
+
+
 def _number(node: Node, value: Array) -> Array:
     if value.dtype == np.bool_:
         return value.astype(np.float32)
-    if value.dtype != np.float32 and not (node.type == "Pow" and value.dtype.kind == "i"):
+    folded = node.real and value.dtype == np.float64
+    if value.dtype != np.float32 and not folded and not (node.type == "Pow" and value.dtype.kind == "i"):
         raise node.reject(f"has weights of type {value.dtype}", "export the model in float32")
     if node.type not in _MASKING and not np.all(np.isfinite(value)):
         raise node.reject("has a constant with infinity in it", "check the training run and export finite weights")
-    return value.astype(np.float32)
+    return value if value.dtype == np.float64 else value.astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

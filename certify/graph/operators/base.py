@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +24,31 @@ Weights = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
+class Loose:
+    """What folding nodes on constants did to the weights of an operator; empty where each stands in the file.
+
+    Args:
+        deployed: of weights that float32 rounds, what stands in their place in the network that runs.
+        sizes: a weight is within `8 * UNIT` of the size that stands here from real arithmetic; at least its magnitude.
+        spreads: at least the distance of each weight from what any float32 runtime folds.
+        unknown: why nothing is known of a weight, as the end of a sentence that starts with the operator's name.
+        undecided: the same of float32 runtimes alone.
+    """
+
+    deployed: Weights = field(default_factory=dict, repr=False)
+    sizes: Weights = field(default_factory=dict, repr=False)
+    spreads: Weights = field(default_factory=dict, repr=False)
+    unknown: str = ""
+    undecided: str = ""
+
+    UNITS: ClassVar[float] = 8 * 2.0**-53  # of a size
+
+    def errors(self) -> Weights:
+        """At least the distance of each weight from real arithmetic."""
+        return {name: self.UNITS * size for name, size in self.sizes.items()}
+
+
+@dataclass(frozen=True)
 class Node:
     """One ONNX node as an operator reads it.
 
@@ -34,6 +59,7 @@ class Node:
         constants: the value of every other input, at batch size one.
         doubled: of the constants that depend on the batch size, the value at batch size two.
         fixed: the file fixes the batch to 1.
+        real: some constants are float64: what folding made of them, in place of what float32 makes.
     """
 
     type: str
@@ -46,6 +72,7 @@ class Node:
     constants: Weights
     doubled: Weights = field(default_factory=dict)
     fixed: bool = False
+    real: bool = False
 
     @property
     def output(self) -> str:
@@ -97,7 +124,7 @@ class Node:
     def weight(self, position: int) -> Array:
         """A constant that takes part in the arithmetic: float32."""
         value = self.constant(position)
-        if value.dtype != np.float32:
+        if value.dtype != np.float32 and not (self.real and value.dtype == np.float64):
             raise self.reject(f"has weights of type {value.dtype}", "export the model in float32")
         if not np.all(np.isfinite(value)):
             where = f"model.{self.inputs[position]}"
@@ -141,6 +168,7 @@ class Operator(ABC):
     sources: tuple[Shape, ...] = ()  # the shape of one example of each input
     weights: Weights = field(default_factory=dict, repr=False)
     on_the_way: int = 0  # values made for one example besides the output, and forgotten again
+    loose: Loose = field(default_factory=Loose, repr=False)
 
     @property
     def shape(self) -> Shape:
@@ -166,9 +194,24 @@ class Operator(ABC):
         """The output, (batch, *shape). No row depends on another."""
 
     @property
+    def follows(self) -> bool:
+        """Whether every rule knows what becomes of weights that are off: those of `loose`."""
+        return False
+
+    def sized(self) -> Operator:
+        """The same operator with `loose.sizes` as weights: what it makes of them bounds errors, `Loose.UNITS` times that of its own."""
+        sizes = {name: self.loose.sizes.get(name, np.abs(value)) for name, value in self.weights.items()}
+        return replace(self, weights=sizes)
+
+    @property
     def unbounded(self) -> str:
         """What about it bound propagation has not been shown sound for; empty when it has. Operators speak up when they are fit."""
         return f"the operator {self.type}"
+
+    @property
+    def refused(self) -> str:
+        """Why no bound is propagated through it: its form, or its weights; empty when one can be."""
+        return self.unbounded or (f"that {self.type} {self.loose.unknown}" if self.loose.unknown else "")
 
     @property
     def flops(self) -> int:
@@ -221,6 +264,17 @@ class Operator(ABC):
         A weight is within 8 units of float64 of real arithmetic: of itself, or of the size that stands here.
         """
         return {}
+
+    def made_of_folded(self) -> Weights:
+        """As `made_of`, with what folding constants did to the weights.
+
+        What `for_bounds` makes of a weight is a product with exact numbers, or a sum of such, and rounded a few times more.
+        """
+        made = dict(self.made_of())
+        if self.loose.sizes:
+            for name, size in self.sized().for_bounds().weights.items():
+                made[name] = np.maximum(1.25 * np.abs(size) + 1.25 * made.get(name, 0.0), 0.0)
+        return made
 
     def spread(self, value: Array) -> Array:
         """A constant in float64, in the full shape of one output: the bound engine does not broadcast every shape."""

@@ -138,6 +138,10 @@ class Conv(Dense):
             value, padding = F.pad(value, spatial_pads(list(self.window.pads))), (0,) * len(padding)
         return convolve(value, weights["weight"], weights.get("bias"), self.window.strides, padding, self.window.dilations, self.groups)
 
+    @property
+    def follows(self) -> bool:
+        return True
+
     def parts(self) -> tuple[Chain, ...]:
         window, half = self.window, len(self.window.kernel)
         sides = (window.pads[:half], window.pads[half:])
@@ -260,6 +264,10 @@ class ConvTranspose(Dense):
         full = spread(x[0], weights["weight"], None, self.strides, 0, 0, self.groups, self.dilations)
         value = F.pad(full, [-crop for crop in spatial_pads(list(self.crops))])
         return value + weights["bias"].reshape(-1, *(1,) * len(self.strides)) if "bias" in weights else value
+
+    @property
+    def follows(self) -> bool:
+        return True
 
     def parts(self) -> tuple[Chain, ...]:
         half = len(self.strides)

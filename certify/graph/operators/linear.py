@@ -78,6 +78,13 @@ class Linear(Operator):
         return replace(self, weights=scaled, alpha=1.0, beta=1.0)
 
     @property
+    def follows(self) -> bool:
+        return True
+
+    def sized(self) -> Operator:
+        return replace(super().sized(), alpha=abs(self.alpha), beta=abs(self.beta))  # type: ignore[call-arg]
+
+    @property
     def unbounded(self) -> str:
         return "" if len(self.shape) == 1 else too_large(self.type, self._maps())
 
@@ -110,6 +117,10 @@ class LeftMatMul(Affine):
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, ..., in, columns)
         return F.linear(x[0].transpose(-1, -2), weights["weight"]).transpose(-1, -2)
+
+    @property
+    def follows(self) -> bool:
+        return True
 
     def maps(self) -> Maps:
         matrix, shape = self.weights["weight"], self.sources[0]

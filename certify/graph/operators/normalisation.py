@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certify.graph.operators.base import Array, Node, Operator, Weights
+from certify.graph.operators.base import Array, Loose, Node, Operator, Weights
 from certify.graph.operators.piecewise import ScaleShift
 from certify.lipschitz.parts import Chain, Scaled
 
@@ -60,6 +60,37 @@ class BatchNormalization(Operator):
         shift = exact["bias"] - exact["mean"] * scale
         channels = (-1,) + (1,) * (len(self.shape) - 1)
         return ScaleShift.of(self, {"scale": scale.reshape(channels), "shift": shift.reshape(channels)})
+
+    @property
+    def follows(self) -> bool:
+        return True
+
+    def line_off(self, name: str, off: Weights | None = None) -> Array:
+        """At least how far the factor ("scale") or the shift of the line that it is can be off: (channels,), float64.
+
+        With f = scale / std, |f - f'| <= |scale - scale'| / least + |scale| |var - var'| / (2 least^3), least the smallest std there is.
+
+        Args:
+            off: how far each statistic can be off; from real arithmetic, when left out.
+        """
+        known = {key: np.zeros(1) for key in self.weights} | dict(self.loose.errors() if off is None else off)
+        exact = {key: np.abs(value.astype(np.float64)) for key, value in self.weights.items()}
+        least = exact["var"] - known["var"] + self.epsilon
+        least = np.sqrt(np.where(least > 0, least, np.nan))
+        factor = exact["scale"] / np.sqrt(exact["var"] + self.epsilon)
+        of_factor = known["scale"] / least + exact["scale"] * known["var"] / (2 * least**3)
+        of_shift = known["bias"] + (exact["mean"] + known["mean"]) * of_factor + known["mean"] * factor
+        found = (of_factor if name == "scale" else of_shift) * (1 + 1e-8)
+        return np.where(np.isnan(found), np.inf, found)
+
+    def sized(self) -> Operator:
+        """One factor and one shift, whatever statistics they are made of."""
+        exact = {name: np.abs(value.astype(np.float64)) for name, value in self.weights.items()}
+        std = np.sqrt(exact["var"] + self.epsilon)
+        factor = exact["scale"] / std + self.line_off("scale") / Loose.UNITS
+        shift = exact["bias"] + exact["mean"] * exact["scale"] / std + self.line_off("shift") / Loose.UNITS
+        weights = {"scale": 1.01 * factor * std, "bias": 1.01 * shift, "mean": np.zeros_like(std), "var": self.weights["var"]}
+        return replace(self, weights=weights)
 
     def made_of(self) -> Weights:
         exact = {name: value.astype(np.float64) for name, value in self.weights.items()}

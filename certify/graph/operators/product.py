@@ -58,6 +58,10 @@ class MatMul(Dense):
         left, right = (weights[str(i)] if view is None else next(rest).reshape(-1, *view) for i, view in enumerate(self.views))
         return torch.matmul(left, right)
 
+    @property
+    def follows(self) -> bool:
+        return True
+
     def parts(self) -> tuple[Chain, ...]:
         if len(self.inputs) == 2:
             raise self.no_constant("a product of two data tensors is not Lipschitz on an unbounded domain")
@@ -131,6 +135,10 @@ class Einsum(Dense):
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape) each
         rest = iter(x)
         return torch.einsum(self.equation, *(next(rest) if data else weights[str(i)] for i, data in enumerate(self.order)))
+
+    @property
+    def follows(self) -> bool:
+        return not self.made_of()
 
     def parts(self) -> tuple[Chain, ...]:
         if len(self.inputs) > 1:

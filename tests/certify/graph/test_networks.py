@@ -117,7 +117,7 @@ def test_what_torch_exports_without_folding(name: str) -> None:
 def test_the_resnet_is_fit_for_bounds() -> None:
     graph = read_onnx(exported("resnet", free=True, opset=17)[0])
     x = torch.rand(4, *graph.input_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(bounds_module(graph)(x), GraphModule(graph).double()(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(bounds_module(graph)(x), GraphModule(graph, torch.float64)(x), rtol=1e-9, atol=1e-9)
 
 
 def test_parameters_and_largest_tensor_are_counted() -> None:

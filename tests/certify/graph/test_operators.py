@@ -281,7 +281,7 @@ def test_the_rewrite_for_bounds_is_the_same_function(name: str) -> None:
         assert reasons[0] in str(caught.value)
         return
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(5, *graph.input_shape)))
-    torch.testing.assert_close(bounds_module(graph)(x), GraphModule(graph).double()(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(bounds_module(graph)(x), GraphModule(graph, torch.float64)(x), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
