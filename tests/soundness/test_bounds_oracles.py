@@ -33,6 +33,7 @@ from tests.support.linear import LinearTruth
 from tests.support.onnx_models import Array, mlp, node
 from tests.support.runs import run_for
 
+Case = tuple[str, Norm]
 CAP = 8.0
 TOLERANCE = 1e-4
 CASES = tuple(itertools.product(METHODS, Norm))
@@ -323,13 +324,8 @@ NETS = [
 
 
 def compare(
-    front: str,
-    sizes: tuple[int, int, int],
-    seed: int,
-    *,
-    rows: int = 2,
-    iterations: int = 3,
-) -> tuple[set[tuple[str, Norm]], dict[tuple[str, Norm], list[float]]]:
+    front: str, sizes: tuple[int, int, int], seed: int, *, rows: int = 2, iterations: int = 3
+) -> tuple[set[Case], dict[Case, list[float]]]:
     """The cases in which a certificate exceeds the exact distance, and the ratios of all to it."""
     net = ReluNet.random(front, sizes, seed)
     x = np.random.default_rng(seed).uniform(-1, 1, (rows, sizes[0])).astype(np.float32)
