@@ -323,9 +323,7 @@ NETS = [
 ]
 
 
-def compare(
-    front: str, sizes: tuple[int, int, int], seed: int, *, rows: int = 2, iterations: int = 3
-) -> tuple[set[Case], dict[Case, list[float]]]:
+def compare(front: str, sizes: Any, seed: int, *, rows: int = 2, iterations: int = 3) -> tuple[set[Case], dict[Case, list[float]]]:
     """The cases in which a certificate exceeds the exact distance, and the ratios of all to it."""
     net = ReluNet.random(front, sizes, seed)
     x = np.random.default_rng(seed).uniform(-1, 1, (rows, sizes[0])).astype(np.float32)
