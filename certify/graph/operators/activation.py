@@ -324,7 +324,7 @@ class PRelu(Operator):
     def read(cls, node: Node) -> Operator:
         from certify.graph.operators.arithmetic import beside  # which explains how constants meet data
 
-        slope = beside(node, node.layout(), node.weight(1))
+        slope = node.checked(1, beside(node, node.layout(), 1))
         if np.broadcast_shapes(slope.shape, node.layout().shape) != node.layout().shape:
             raise node.reject(f"has slopes of shape {list(slope.shape)} for examples of shape {list(node.layout().shape)}")
         return cls(**cls.common(node, node.layout(), weights={"slope": slope}))
