@@ -22,10 +22,10 @@ from certify.graph.operators.convolution import Conv, ConvTranspose
 from certify.graph.operators.image import Resize
 from certify.graph.operators.linear import LeftMatMul, Linear
 from certify.graph.operators.normalisation import BatchNormalization
+from certify.graph.operators.pad import Pad
 from certify.graph.operators.pooling import AveragePool, GlobalPool, MaxPool
 from certify.graph.operators.product import Einsum, MatMul
 from certify.graph.operators.reduction import CumSum, Reduce, Softmax
-from certify.graph.operators.select import Pad
 from certify.graph.operators.shape import Movement
 
 

@@ -36,6 +36,7 @@ def read_all(node: Node, folded: Mapping[str, Folded]) -> tuple[Operator, ...]:
     if not known:
         return operators
     unknown = next((f"reads {name!r}, {why}" for name, made in known.items() if (why := _in_doubt(made))), "")
+    unknown = unknown or _by_batch(node)
     name, _ = next(iter(known.items()))
     if not unknown and all(_runs(made, node.constants[name]) for name, made in known.items()):
         again = operators  # only float32 runtimes may make something else
@@ -59,6 +60,13 @@ def _in_doubt(made: Folded) -> str:
     if np.all(np.isfinite(made.error)):
         return ""
     return "which is folded by nodes for which no bound of the rounding error is known: export with constant folding"
+
+
+def _by_batch(node: Node) -> str:
+    """Numbers that are laid out by the batch size stand in `by_batch`, where other values cannot be put in their place."""
+    found = (name for name in node.by_batch if node.constants[name].dtype.kind == "f")
+    name = next(found, "")
+    return f"reads {name!r}, which is laid out by the batch size, beside folded numbers" if name else ""
 
 
 def _runs(made: Folded, deployed: Array) -> bool:

@@ -11,6 +11,8 @@ import onnx
 
 from certify.errors import ModelRejected, Problem
 from certify.graph import proto
+from certify.graph.batch_rules import follow
+from certify.graph.batch_size import BatchConstant, shape_of, size_of
 from certify.graph.fold import FOLDED, evaluated, fold
 from certify.graph.folded_weights import read_all
 from certify.graph.folding_error import Folded, approximated, computes
@@ -65,7 +67,8 @@ class _Reader:
         self.opset = proto.opset_of(model)
         self.class_names = _class_names(model)
         self.constants = proto.constants_of(model.graph)
-        self.doubled: dict[str, Array] = {}  # of the constants that depend on the batch size: their value at batch size two
+        # The constants that depend on the batch size; null where it is not known how.
+        self.by_batch: dict[str, BatchConstant | None] = {}
         self.folded: dict[str, Folded] = {}  # of the constants that nodes compute: in float64, with bounds of their errors
         self.layouts: dict[str, Layout] = {}
         self.alias: dict[str, str] = {}
@@ -161,9 +164,10 @@ class _Reader:
         if kind == "Constant":
             self.constants[node.output[0]] = _constant(name, attributes)
         elif kind in ("Shape", "Size") and data:
-            self._shape(kind, node.output[0], self.layouts[data[0]], slice(attributes.get("start"), attributes.get("end")))
+            self._shape(kind, node.output[0], self.layouts[data[0]], attributes)
         elif not data:
             self._fold(node, name, inputs)
+            self._fold_by_batch(node, inputs, attributes)
         elif self._changes_nothing(kind, inputs, attributes):
             self._check_eval(kind, name, inputs)
             self.alias[node.output[0]] = inputs[0]
@@ -172,24 +176,28 @@ class _Reader:
         else:
             raise ModelRejected.at(f"model.{name}", f"the operator {kind} on data is not supported", "remove this layer before the export")
 
-    def _shape(self, kind: str, output: str, layout: Layout, part: slice) -> None:
-        one = np.array(layout.sizes, dtype=np.int64)
-        two = one.copy()
-        if layout.batch is not None:
-            two[layout.batch] *= 2
-        self.constants[output] = one[part] if kind == "Shape" else np.asarray(one.prod())
-        if not self.fixed and layout.batch is not None:
-            self.doubled[output] = two[part] if kind == "Shape" else np.asarray(two.prod())
+    def _shape(self, kind: str, output: str, layout: Layout, attributes: dict[str, Any]) -> None:
+        sizes = BatchConstant.shape_of(layout)
+        found = shape_of(attributes, sizes) if kind == "Shape" else size_of(sizes)
+        self.constants[output] = found.at(1)
+        self._follow(output, found)
+
+    def _follow(self, output: str, found: BatchConstant | None) -> None:
+        """Take note of a constant that depends on the batch size; in a file for a batch of one there is none."""
+        if not self.fixed and (found is None or not found.free):
+            self.by_batch[output] = found
 
     def _check_eval(self, kind: str, name: str, inputs: Sequence[str]) -> None:
         training = kind == "Dropout" and len(inputs) > 2 and inputs[2] != ""
-        if inputs[0] not in self.layouts or (training and bool(np.any(self.constants.get(inputs[2], True)))):
+        asked = training and (inputs[2] in self.by_batch or bool(np.any(self.constants.get(inputs[2], True))))
+        if inputs[0] not in self.layouts or asked:
             raise ModelRejected.at(f"model.{name}", f"{kind} is in training mode", "call model.eval() before the export")
 
     def _changes_nothing(self, kind: str, inputs: Sequence[str], attributes: dict[str, Any]) -> bool:
         if kind == "Pad":
             pads = self.constants.get(inputs[1]) if len(inputs) > 1 else attributes.get("pads")
-            return pads is not None and not np.any(pads)
+            by_batch = len(inputs) > 1 and inputs[1] in self.by_batch
+            return pads is not None and not by_batch and not np.any(pads)
         # Data is float, and truth values are the numbers 0 and 1.
         return kind in _PASSING or (kind == "Cast" and attributes.get("to") == onnx.TensorProto.FLOAT)
 
@@ -204,7 +212,7 @@ class _Reader:
             attributes=attributes,
             layouts={i: self.layouts[i] for i in used if i in self.layouts},
             constants={i: self.constants[i] for i in used if i in self.constants},
-            doubled={i: self.doubled[i] for i in used if i in self.doubled},
+            by_batch={i: self.by_batch[i] for i in used if i in self.by_batch},
             fixed=self.fixed,
         )
         for operator in read_all(read, self.folded):
@@ -214,16 +222,24 @@ class _Reader:
     def _fold(self, node: onnx.NodeProto, name: str, inputs: list[str]) -> None:
         values = {given: self.constants[used] for given, used in zip(node.input, inputs, strict=True) if given}
         self._keep(node, self.constants, fold(node, name, self.opset, values, self.fold_budget))
-        self._follow(node, name, [used for used in inputs if used])
-        if not any(used in self.doubled for used in inputs):
-            return
-        twice = {given: self.doubled.get(used, self.constants[used]) for given, used in zip(node.input, inputs, strict=True) if given}
-        try:
-            self._keep(node, self.doubled, fold(node, name, self.opset, twice, self.fold_budget))
-        except ModelRejected:
-            return  # it works at batch size one alone, and that is what the graph computes
+        self._bound_errors(node, name, [used for used in inputs if used])
 
-    def _follow(self, node: onnx.NodeProto, name: str, inputs: Sequence[str]) -> None:
+    def _fold_by_batch(self, node: onnx.NodeProto, inputs: list[str], attributes: dict[str, Any]) -> None:
+        """What the node just folded makes at every batch size."""
+        if not any(used in self.by_batch for used in inputs):
+            return
+        given = [self._at_every_batch(used) for used in inputs]
+        known = len(node.output) == 1 and not any(used in self.by_batch and self.by_batch[used] is None for used in inputs)
+        for output in filter(None, node.output):
+            self._follow(output, follow(node.op_type, attributes, given, self.constants[output]) if known else None)
+
+    def _at_every_batch(self, name: str) -> BatchConstant | None:
+        """A constant at every batch size; null where there is none of that name, or it is not known."""
+        if name in self.by_batch or not name:
+            return self.by_batch.get(name)
+        return BatchConstant.plain(self.constants[name])
+
+    def _bound_errors(self, node: onnx.NodeProto, name: str, inputs: Sequence[str]) -> None:
         """Take note of how far the constants that a node makes can be off, where they can be."""
         outputs = [output for output in node.output if output]
         deployed = [self.constants[output] for output in outputs]

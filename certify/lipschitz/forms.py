@@ -44,7 +44,9 @@ class Form:
                 # Places are not known any more: what treats all alike still fits.
                 if not isinstance(part, Scaled) or np.asarray(part.factor).size != 1:
                     return None
-                step = Scaled(part.factor, form.kernel.target, part.terms).kernel(form.kernel.target)
+                # One number; in the file it may have more axes than the kernel.
+                number = np.reshape(part.factor, ())
+                step = Scaled(number, form.kernel.target, part.terms).kernel(form.kernel.target)
             else:
                 step = part.kernel(form.kernel.target)
             after = None if step is None else composed(form.kernel, step, work)

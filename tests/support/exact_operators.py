@@ -42,7 +42,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Abs": abs,
     "Asinh": mpmath.asinh,
     "Atan": mpmath.atan,
-    "Celu": lambda x, a: max(x, 0) + a * mpmath.expm1(min(x / a, 0)),
+    "Celu": lambda x, a: max(x, 0) + min(0, a * mpmath.expm1(x / a)),
     "Cos": mpmath.cos,
     "Elu": lambda x, a: max(x, 0) + a * mpmath.expm1(min(x, 0)),
     "Erf": mpmath.erf,

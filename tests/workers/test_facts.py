@@ -68,3 +68,54 @@ def test_facts_stored_before_there_were_bounds_are_read_and_refuse_nothing() -> 
     assert facts.layers == ()
     assert not supported(facts)
     check(SPEC, facts, dataset(facts), None)  # the worker finds out
+
+
+@pytest.mark.parametrize(
+    ("broken", "kinds"),
+    [("layers", {"lipschitz", "latent-smoothing"}), ("cuts", {"lipschitz", "latent-smoothing"}), ("bounds_support", {"bounds"})],
+)
+def test_a_fault_in_one_analysis_takes_away_its_own_kinds_only(
+    broken: str, kinds: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise IndexError("broken by hand")
+
+    model = Model.from_onnx(small_cnn(mean=0.5))
+    whole = {(row.kind, row.method, row.norm): row for row in model_facts(model).support}
+    monkeypatch.setattr(f"workers.facts.{broken}", fails)
+    facts = model_facts(model)
+    assert {(row.kind, row.method, row.norm) for row in facts.support} == set(whole)
+    for row in facts.support:
+        if row.kind not in kinds:
+            assert row == whole[row.kind, row.method, row.norm]
+            continue
+        assert not row.supported
+        assert "a fault of Assay, not of the model" in row.reason
+        assert "IndexError" in row.reason
+    assert "broken by hand" in caplog.text
+    if "lipschitz" in kinds:
+        with pytest.raises(InputError, match="a fault of Assay"):
+            check(SPEC, facts, dataset(facts), None)
+
+
+def test_memory_that_runs_out_says_nothing_about_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("workers.facts.layers", fails)
+    with pytest.raises(MemoryError):
+        model_facts(Model.from_onnx(small_cnn(mean=0.5)))
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((2, 2, 2), 4), ((8,), 3), ((4, 2), 3), ((1, 8, 1), 5)])
+def test_one_number_with_more_axes_than_the_tensor_it_was_reshaped_from(shape: tuple[int, ...], axes: int) -> None:
+    """Its places are not known any more, and the kernel behind it has fewer axes than the number."""
+    weights = {
+        "s": np.array((-1, *shape, *(1,) * (axes - 1 - len(shape))), np.int64),
+        "k": np.full((1,) * axes, 3.0, np.float32),
+        "w": np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32),
+    }
+    nodes = [node("Reshape", "x s", "a"), node("Mul", "a k", "b"), node("Flatten", "b", "c"), node("Gemm", "c w", "logits", transB=1)]
+    facts = model_facts(Model.from_onnx(model_bytes(nodes, weights, input_shape=("batch", 8))))
+    assert supported(facts)["lipschitz"] == (True, "")
+    assert facts.layers[-1].total == pytest.approx(3.0 * np.linalg.norm(weights["w"], 2), rel=1e-5)

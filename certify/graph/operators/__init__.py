@@ -10,10 +10,11 @@ from certify.graph.operators.convolution import Conv, ConvTranspose
 from certify.graph.operators.image import DepthToSpace, Resize
 from certify.graph.operators.linear import Linear
 from certify.graph.operators.normalisation import BatchNormalization, GroupNormalization, LayerNormalization, LocalResponse
+from certify.graph.operators.pad import Pad
 from certify.graph.operators.pooling import AveragePool, GlobalPool, MaxPool
 from certify.graph.operators.product import Einsum, MatMul
 from certify.graph.operators.reduction import CumSum, LpNormalization, Reduce, Softmax
-from certify.graph.operators.select import Concat, Expand, Gather, GatherND, Pad, Slice, Split, Tile
+from certify.graph.operators.select import Concat, Expand, Gather, GatherND, Slice, Split, Tile
 from certify.graph.operators.shape import Reshape, Transpose
 
 _CLASSES: tuple[type[Operator], ...] = (

@@ -20,6 +20,13 @@ from certify.lipschitz.parts import Chain, Scaled
 # The functions bound propagation has been shown sound for.
 _BOUNDED = frozenset({"Abs", "Neg", "Relu", "Sigmoid", "Tanh"})
 
+
+def _cosh(x: Tensor) -> Tensor:  # x: (batch, *shape)
+    """torch's own overflows before the function does."""
+    half = torch.exp(x.abs() / 2)
+    return (half / 2) * half + (0.5 / half) / half
+
+
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
     "Acos": torch.acos,
@@ -30,11 +37,11 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Atanh": torch.atanh,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
-    "Cosh": torch.cosh,
+    "Cosh": _cosh,
     "Erf": torch.erf,
     "Exp": torch.exp,
     "Floor": torch.floor,
-    "HardSwish": F.hardswish,
+    "HardSwish": lambda x: x * (x / 6 + 0.5).clamp(0, 1),  # in this order nothing overflows
     "Log": torch.log,
     "Mish": F.mish,
     "Neg": torch.neg,
@@ -85,6 +92,7 @@ _WITHOUT: dict[str, str] = {
     "Tan": "its slope is unbounded",
 }
 _SWISH = 1.09985  # of x * sigmoid(a * x) for every a that is not 0: the slope is a function of a * x alone
+_LINEAR = 2.0**60  # from here on, and long before, Gelu is x in float64 as well
 _GELU = {"none": 1.12891, "tanh": 1.12900}
 
 
@@ -126,7 +134,8 @@ class Activation(Operator):
 
 
 def _softplus(x: Tensor) -> Tensor:  # x: (batch, *shape)
-    return F.softplus(x, threshold=1e9)  # exact everywhere; the default becomes linear above 20
+    # torch's own becomes linear above a threshold, or overflows where there is none.
+    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
 # Parameters with the defaults of the ONNX standard, in the order in which the function takes them.
@@ -140,8 +149,10 @@ _PARAMETERS: dict[str, dict[str, float]] = {
     "Swish": {"alpha": 1.0},
     "ThresholdedRelu": {"alpha": 1.0},
 }
+_LARGEST_ALPHA = 2**10
 _WITH_PARAMETERS: dict[str, Callable[..., Tensor]] = {
-    "Celu": lambda x, a: x.clamp(min=0) + a * torch.expm1((x / a).clamp(max=0)),
+    # max(x, 0) + min(0, a (exp(x / a) - 1)), for either sign of a: the second is 0 wherever x is positive.
+    "Celu": lambda x, a: x.clamp(min=0) + a * torch.expm1(x.clamp(max=0) / a),
     "Elu": lambda x, a: x.clamp(min=0) + a * torch.expm1(x.clamp(max=0)),
     "HardSigmoid": lambda x, a, b: (a * x + b).clamp(0, 1),
     "Selu": lambda x, a, g: g * (x.clamp(min=0) + a * torch.expm1(x.clamp(max=0))),
@@ -166,6 +177,9 @@ class Parametric(Operator):
         values = tuple(float(node.attributes.get(name, default)) for name, default in _PARAMETERS[node.type].items())
         if node.type == "Celu" and values[0] == 0:
             raise node.reject("has alpha = 0")
+        if node.type in ("Celu", "Elu", "Selu") and abs(math.prod(values)) > _LARGEST_ALPHA:
+            # Runtimes take 1 from exp(x), rounded: what is left of a small x would be another function.
+            raise node.reject(f"has the factor {math.prod(values):g}, more than {_LARGEST_ALPHA}, before exp(x) - 1")
         return cls(**cls.common(node, node.layout()), parameters=values)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
@@ -179,8 +193,10 @@ class Parametric(Operator):
             if limit < 0 or away != limit:
                 raise self.no_constant("it jumps at its threshold")
             return 1.0
+        if self.type == "Celu" and first == -self.parameters[0]:
+            raise self.no_constant("its slope is unbounded for a negative alpha")
         slopes = {
-            "Celu": 1.0 if self.parameters and self.parameters[0] > 0 else 2.0,
+            "Celu": 1.0,
             "Elu": max(1.0, first),
             "HardSigmoid": first,
             "Selu": second * max(1.0, first) * (1 + 1e-12),
@@ -244,7 +260,8 @@ class Gelu(Operator):
         return cls(**cls.common(node, node.layout()), approximate=approximate)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
-        return F.gelu(x[0], approximate=self.approximate)
+        # torch multiplies by x before it halves: up here, where the function is x, that would overflow.
+        return F.gelu(x[0].clamp(max=_LINEAR), approximate=self.approximate) + torch.relu(x[0] - _LINEAR)
 
     def lipschitz(self) -> float:
         return _GELU[self.approximate]
@@ -324,7 +341,7 @@ class PRelu(Operator):
     def read(cls, node: Node) -> Operator:
         from certify.graph.operators.arithmetic import beside  # which explains how constants meet data
 
-        slope = beside(node, node.layout(), node.weight(1))
+        slope = node.checked(1, beside(node, node.layout(), 1))
         if np.broadcast_shapes(slope.shape, node.layout().shape) != node.layout().shape:
             raise node.reject(f"has slopes of shape {list(slope.shape)} for examples of shape {list(node.layout().shape)}")
         return cls(**cls.common(node, node.layout(), weights={"slope": slope}))

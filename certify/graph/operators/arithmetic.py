@@ -45,19 +45,22 @@ _MANY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"Max": torch.maximum, "M
 _MASKING = frozenset({"Add", "Where", "Min", "Max"})
 
 
-def beside(node: Node, layout: Layout, constant: Array) -> Array:
-    """A constant as it meets one example of `layout` (which has at least as many axes): without the batch axis.
+def beside(node: Node, layout: Layout, position: int) -> Array:
+    """The constant at `position` as it meets one example of `layout` (which has at least as many axes): without the batch axis.
 
     Raises:
-        ModelRejected: it has several values along the batch, so that it would treat examples differently by their place.
+        ModelRejected: it treats examples differently by their place in the batch, or by the size of it.
     """
-    if layout.batch is None or constant.ndim < layout.rank - layout.batch:
+    given = node.at_every_batch(position)
+    constant, met = given.fixed, None if layout.batch is None else layout.batch - layout.rank + given.fixed.ndim
+    # One copy for each row must lie along the rows, and rows alone.
+    if not given.alike or (given.axis is not None and (given.axis != met or layout.merged)):
+        raise node.by_batch_size(position)
+    if met is None or met < 0:
         return constant
-    from_end = layout.rank - layout.batch
-    place = constant.ndim - from_end
-    if constant.shape[place] != 1:
+    if constant.shape[met] != 1:
         raise node.reject(f"has a constant of shape {list(constant.shape)} along the batch axis")
-    return constant if layout.merged else constant.reshape(constant.shape[:place] + constant.shape[place + 1 :])
+    return constant if layout.merged else constant.reshape(constant.shape[:met] + constant.shape[met + 1 :])
 
 
 def broadcast(node: Node, operands: list[int]) -> tuple[Layout, dict[int, Layout], dict[int, Array]]:
@@ -66,14 +69,14 @@ def broadcast(node: Node, operands: list[int]) -> tuple[Layout, dict[int, Layout
     Raises:
         ModelRejected: the shapes do not fit, or the batch would meet another axis.
     """
-    rank = max(node.layout(i).rank if node.is_data(i) else node.constant(i).ndim for i in operands)
+    rank = max(node.layout(i).rank if node.is_data(i) else node.at_every_batch(i).fixed.ndim for i in operands)
     data = {i: node.layout(i).padded(rank) for i in operands if node.is_data(i)}
     data = agreed(data)
     first = next(iter(data.values()))
     if len({(layout.batch, layout.outer, layout.merged) for layout in data.values()}) > 1:
         shapes = " and ".join(str(list(layout.shape)) for layout in data.values())
         raise node.reject(f"would align the batch axis with another one: shapes {shapes}")
-    constants = {i: beside(node, first, node.constant(i)) for i in operands if i not in data}
+    constants = {i: beside(node, first, i) for i in operands if i not in data}
     try:
         shape = np.broadcast_shapes(*(layout.shape for layout in data.values()), *(c.shape for c in constants.values()))
     except ValueError:

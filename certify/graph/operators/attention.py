@@ -86,7 +86,7 @@ def _mask(node: Node, scores: Shape) -> dict[str, Array]:
     """What is added to the scores: minus infinity where a query may not look."""
     mask = np.zeros((), np.float32)
     if node.has(3):
-        given = beside(node, Layout.of_example(scores), node.constant(3))
+        given = beside(node, Layout.of_example(scores), 3)
         mask = np.where(given, np.float32(0), np.float32(-np.inf)) if given.dtype == np.bool_ else given.astype(np.float32)
     if node.attributes.get("is_causal", 0):
         mask = mask + np.triu(np.full(scores[1:], -np.inf, np.float32), 1)

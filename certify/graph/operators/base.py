@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from certify.errors import ModelRejected
+from certify.graph.batch_size import BatchConstant
 from certify.graph.layout import Layout, Shape
 from certify.lipschitz.constant import NoConstant
 from certify.lipschitz.parts import Chain
@@ -57,7 +58,7 @@ class Node:
         outputs: likewise.
         layouts: of every input that depends on the data.
         constants: the value of every other input, at batch size one.
-        doubled: of the constants that depend on the batch size, the value at batch size two.
+        by_batch: the constants that depend on the batch size, at every batch size; null where it is not known how they do.
         fixed: the file fixes the batch to 1.
         real: some constants are float64: what folding made of them, in place of what float32 makes.
     """
@@ -70,7 +71,7 @@ class Node:
     attributes: Mapping[str, Any]
     layouts: Mapping[str, Layout]
     constants: Weights
-    doubled: Weights = field(default_factory=dict)
+    by_batch: Mapping[str, BatchConstant | None] = field(default_factory=dict)
     fixed: bool = False
     real: bool = False
 
@@ -106,10 +107,37 @@ class Node:
         return position < len(self.inputs) and self.inputs[position] in self.layouts
 
     def constant(self, position: int) -> Array:
-        """The value of input `position`, which must not depend on the data."""
-        if position < len(self.inputs) and self.inputs[position] in self.constants:
-            return self.constants[self.inputs[position]]
-        raise self.reject(f"needs a constant as input {position}")
+        """The value of input `position`, which must depend neither on the data nor on the batch size."""
+        found = self.at_every_batch(position)
+        if not found.free:
+            raise self.by_batch_size(position)
+        return found.fixed
+
+    def at_every_batch(self, position: int) -> BatchConstant:
+        """Input `position`, which must not depend on the data, at every batch size: for shapes and indices only."""
+        name = self.inputs[position] if position < len(self.inputs) else ""
+        if name not in self.constants:
+            raise self.reject(f"needs a constant as input {position}")
+        if name not in self.by_batch:
+            return BatchConstant.plain(self.constants[name])
+        found = self.by_batch[name]
+        if found is None:
+            raise self.by_batch_size(position)
+        return found
+
+    def sizes_at_every_batch(self, position: int) -> BatchConstant:
+        """As `at_every_batch`, of a constant as long as it is at batch size one: a list of sizes."""
+        found = self.at_every_batch(position)
+        if found.axis is not None:
+            raise self.by_batch_size(position)
+        return found
+
+    def by_batch_size(self, position: int) -> ModelRejected:
+        """An answer must not depend on how many rows are asked together."""
+        return self.reject(
+            f"takes {self.inputs[position]!r}, which depends on the batch size, in a way that could change a row's answer",
+            "use the batch size in shapes and indices only, as it is or times a number",
+        )
 
     def integers(self, position: int, name: str) -> list[int] | None:
         """A list of integers that is the input `position` in later opsets and the attribute `name` in earlier ones; null when absent."""
@@ -123,7 +151,10 @@ class Node:
 
     def weight(self, position: int) -> Array:
         """A constant that takes part in the arithmetic: float32."""
-        value = self.constant(position)
+        return self.checked(position, self.constant(position))
+
+    def checked(self, position: int, value: Array) -> Array:
+        """That value of input `position`, found to be finite and float32."""
         if value.dtype != np.float32 and not (self.real and value.dtype == np.float64):
             raise self.reject(f"has weights of type {value.dtype}", "export the model in float32")
         if not np.all(np.isfinite(value)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 
+import numpy as np
 from torch import Tensor
 
 from certify.graph.layout import Layout
@@ -118,7 +119,11 @@ def _targets(node: Node, layout: Layout) -> list[tuple[int, Fraction]]:
         for axis, scale in zip(axes, scales, strict=True):
             found[axis] = (math.floor(layout.sizes[axis] * float(scale)), Fraction(float(scale)))
         return found
-    sizes = node.integers(3, "sizes") or []
+    given = node.sizes_at_every_batch(3)
+    sizes = [int(v) for v in given.at(1).reshape(-1)]
+    for place in np.flatnonzero(given.depends.reshape(-1)).tolist():
+        if place >= len(axes) or layout.normal(axes[place]) != layout.batch or not given.is_length(place, layout):
+            raise node.by_batch_size(3)
     if len(sizes) != len(axes) or min(sizes) < 1 or max(sizes) > MAX_TENSOR_ELEMENTS:
         raise node.reject(f"has {len(sizes)} sizes for {len(axes)} axes, or a size that is out of range")
     for axis, size in zip(axes, sizes, strict=True):

@@ -206,6 +206,8 @@ class LocalResponse(Operator):
             raise node.reject(f"has size {size} for examples of shape {list(shape)}")
         defaults = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
         alpha, beta, bias = (float(node.attributes.get(name, default)) for name, default in defaults.items())
+        if alpha < 0 or bias <= 0:
+            raise node.reject(f"has alpha = {alpha:g} and bias = {bias:g}, so that it may be the power of a negative number")
         return cls(**cls.common(node, node.layout()), size=size, alpha=alpha, beta=beta, bias=bias)
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, channels, ...)

@@ -28,18 +28,18 @@ class MatMul(Dense):
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        if not node.is_data(1) and node.constant(1).ndim == 2:
+        if not node.is_data(1) and node.at_every_batch(1).fixed.ndim == 2:
             return Linear.of_matmul(node)
-        if not node.is_data(0) and node.constant(0).ndim == 2:
+        if not node.is_data(0) and node.at_every_batch(0).fixed.ndim == 2:
             return LeftMatMul.read(node)
-        ranks = [node.layout(i).rank if node.is_data(i) else node.constant(i).ndim for i in (0, 1)]
+        ranks = [node.layout(i).rank if node.is_data(i) else node.at_every_batch(i).fixed.ndim for i in (0, 1)]
         if min(ranks) < 2:
             raise node.reject(f"of tensors of {ranks[0]} and {ranks[1]} axes is not supported")
         found = [cls._side(node, i, max(ranks)) for i in (0, 1)]
         layouts = agreed({i: side for i, side in enumerate(found) if isinstance(side, Layout)})
         sides = [layouts.get(i, side) for i, side in enumerate(found)]
         layout, inner = _multiplied(node, sides)
-        constants = {str(i): beside(node, layout, side) for i, side in enumerate(sides) if isinstance(side, np.ndarray)}
+        constants = {str(i): beside(node, layout, i) for i, side in enumerate(sides) if isinstance(side, np.ndarray)}
         inputs = tuple(node.inputs[i] for i, side in enumerate(sides) if isinstance(side, Layout))
         left, right = (side.shape if isinstance(side, Layout) else None for side in sides)
         return cls(**cls.common(node, layout, inputs=inputs, weights=constants), views=(left, right), inner=inner)
@@ -47,7 +47,7 @@ class MatMul(Dense):
     @staticmethod
     def _side(node: Node, position: int, rank: int) -> Layout | Array:
         if not node.is_data(position):
-            return node.weight(position)
+            return node.checked(position, node.at_every_batch(position).fixed)
         layout = node.layout(position).padded(rank)
         if layout.batch is not None and layout.batch >= rank - 2:
             raise node.across_batch()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from certify.graph.layout import Layout, Shape
 from certify.graph.operators.affine import Affine, Along, Maps, along_axes
 from certify.graph.operators.arithmetic import beside
-from certify.graph.operators.base import MAX_TENSOR_ELEMENTS, Array, Node, Operator
+from certify.graph.operators.base import Array, Node, Operator
 from certify.graph.operators.shape import Movement
-from certify.lipschitz.parts import Chain, Picks
+from certify.lipschitz.parts import Picks
 
 _END = 2**31 - 1  # from here on an end of a slice means "to the end"
 
@@ -31,7 +30,8 @@ class Slice(Affine, Movement):
     @classmethod
     def read(cls, node: Node) -> Operator:
         layout = node.layout()
-        starts, ends = node.integers(1, "starts") or [], node.integers(2, "ends") or []
+        starts = node.integers(1, "starts") or []
+        ends = cls._ends(node, layout, starts)
         axes = node.integers(3, "axes") or list(range(len(starts)))
         steps = node.integers(4, "steps") or [1] * len(starts)
         if not len(starts) == len(ends) == len(axes) == len(steps) <= layout.rank or 0 in steps:
@@ -45,6 +45,20 @@ class Slice(Affine, Movement):
             # A step of any size may lead to a single value; torch would add it up first.
             ranges[place] = (found[0], found[0] + 1, 1) if len(range(*found)) == 1 else found
         return cls._of(node, layout, ranges, node.output)
+
+    @staticmethod
+    def _ends(node: Node, layout: Layout, starts: list[int]) -> list[int]:
+        """The ends; one that is the length of the batch axis at every batch size is an end of its own."""
+        if not node.has(2):
+            return node.integers(2, "ends") or []
+        given = node.sizes_at_every_batch(2)
+        axes = node.integers(3, "axes") or list(range(len(starts)))
+        ends = given.fixed.reshape(-1).tolist()
+        for place in np.flatnonzero(given.depends.reshape(-1)).tolist():
+            if place >= len(axes) or not given.is_length(place, layout) or layout.normal(axes[place]) != layout.batch:
+                raise node.by_batch_size(2)
+            ends[place] = _END
+        return ends
 
     @classmethod
     def _of(cls, node: Node, layout: Layout, ranges: Mapping[int, tuple[int, int, int]], output: str) -> Operator:
@@ -63,7 +77,7 @@ class Slice(Affine, Movement):
         return value
 
     def maps(self) -> Maps:
-        return (_picked(self.sources[0], {dim: np.arange(*places) for dim, places in enumerate(self.ranges, start=1)}),)
+        return (picked(self.sources[0], {dim: np.arange(*places) for dim, places in enumerate(self.ranges, start=1)}),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +116,9 @@ class Gather(Affine, Movement):
             raise node.reject(
                 "by data looks values up in a table, which is not supported", "feed the network with numbers, not with indices"
             )
-        layout, indices = node.layout(), node.constant(1)
-        axis, own = cls._axis(node, layout, indices)
+        layout = node.layout()
+        axis, own = cls._axis(node, layout)
+        indices = node.at_every_batch(1).fixed
         size = layout.sizes[axis]
         if indices.dtype.kind != "i" or indices.size < 1 or indices.min() < -size or indices.max() >= size:
             raise node.reject(f"names places outside an axis of {size}")
@@ -121,25 +136,24 @@ class Gather(Affine, Movement):
         )
 
     @staticmethod
-    def _axis(node: Node, layout: Layout, indices: Array) -> tuple[int, int | None]:
+    def _axis(node: Node, layout: Layout) -> tuple[int, int | None]:
         """The axis; and where the batch goes when the examples lie one after another along it and each is sent to its own places."""
-        twice = node.doubled.get(node.inputs[1])
+        given = node.at_every_batch(1)
         axis = layout.normal(int(node.attributes.get("axis", 0)))
-        if axis != 0 or layout.batch != 0 or layout.outer != 1 or twice is None or twice.ndim != indices.ndim:
+        if given.free:
             return node.axis(int(node.attributes.get("axis", 0))), None
-        places = [i for i, (one, two) in enumerate(zip(indices.shape, twice.shape, strict=True)) if one != two]
-        if len(places) != 1 or indices.shape[places[0]] != 1:
-            raise node.across_batch()
-        first, second = (twice.take([row], axis=places[0]) for row in (0, 1))
-        if not np.array_equal(first, indices) or not np.array_equal(second, indices + layout.sizes[0]):
-            raise node.across_batch()
-        return 0, places[0]
+        length = layout.sizes[0]
+        # Row r asks for places from r times the length of an example on; one below zero would be counted from the last row.
+        own = not given.times.any() and np.all(given.rows == length) and np.all((given.fixed >= 0) & (given.fixed < length))
+        if axis != 0 or layout.batch != 0 or layout.outer != 1 or given.axis is None or not own:
+            raise node.by_batch_size(1)
+        return 0, given.axis
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
         return x[0].index_select(self.dim, weights["indices"].reshape(-1)).reshape(-1, *self.shape)
 
     def maps(self) -> Maps:
-        return (_picked(self.sources[0], {self.dim: self.weights["indices"].reshape(-1)}),)
+        return (picked(self.sources[0], {self.dim: self.weights["indices"].reshape(-1)}),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +184,7 @@ class GatherND(Affine, Movement):
         return x[0].reshape(-1, *self.view).index_select(1, weights["places"]).reshape(-1, *self.shape)
 
     def maps(self) -> Maps:
-        return (_picked(self.view, {1: self.weights["places"]}),)
+        return (picked(self.view, {1: self.weights["places"]}),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,13 +204,13 @@ class Concat(Affine, Movement):
         axis = node.axis(int(node.attributes.get("axis", 0)), order.index(True))
         length = 0
         for i, data in enumerate(order):
-            sizes = node.layout(i).sizes if data else node.weight(i).shape
+            sizes = node.layout(i).sizes if data else node.checked(i, node.at_every_batch(i).fixed).shape
             same = len(sizes) == first.rank and all(a == b for k, (a, b) in enumerate(zip(sizes, first.sizes, strict=True)) if k != axis)
             if not same or (data and (node.layout(i).batch, node.layout(i).outer) != (first.batch, first.outer)):
                 raise node.reject(f"cannot join shapes {list(first.sizes)} and {list(sizes[:16])} along axis {axis}")
             length += sizes[axis]
         layout = first.resized(length if k == axis else size for k, size in enumerate(first.sizes))
-        weights = {str(i): beside(node, first, node.weight(i)) for i, data in enumerate(order) if not data}
+        weights = {str(i): beside(node, first, i) for i, data in enumerate(order) if not data}
         inputs = tuple(node.inputs[i] for i, data in enumerate(order) if data)
         return cls(**cls.common(node, layout, inputs=inputs, weights=weights), order=order, dim=first.position(axis) + 1)
 
@@ -213,7 +227,7 @@ class Concat(Affine, Movement):
         for shape, start in zip(self.sources, starts, strict=True):
             length = shape[self.dim - 1]
             places = np.arange(total) - start
-            found.append(_picked(shape, {self.dim: np.where(places < length, places, -1)}))
+            found.append(picked(shape, {self.dim: np.where(places < length, places, -1)}))
         return tuple(found)
 
     def offset(self) -> Array | None:
@@ -244,8 +258,12 @@ class Expand(Affine, Movement):
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        target = [int(v) for v in node.constant(1).reshape(-1)[:17]]
+        given = node.sizes_at_every_batch(1)
+        target = [int(v) for v in given.at(1).reshape(-1)[:17]]
         layout = node.layout().padded(len(target))
+        for place in np.flatnonzero(given.depends.reshape(-1)[:17]).tolist():
+            if layout.rank - len(target) + place != layout.batch or not given.is_length(place, layout):
+                raise node.by_batch_size(1)
         wanted = [1] * (layout.rank - len(target)) + target
         sizes = tuple(max(a, b) for a, b in zip(layout.sizes, wanted, strict=True))
         if any((a != b and 1 not in (a, b)) or b < 1 for a, b in zip(layout.sizes, wanted, strict=True)):
@@ -259,7 +277,7 @@ class Expand(Affine, Movement):
 
     def maps(self) -> Maps:
         longer = {dim: np.zeros(new, np.int64) for dim, (old, new) in enumerate(zip(self.view, self.shape, strict=True), 1) if old != new}
-        return (_picked(self.view, longer),)
+        return (picked(self.view, longer),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,113 +302,13 @@ class Tile(Affine, Movement):
 
     def maps(self) -> Maps:
         places = {dim: np.tile(np.arange(size), self.repeats[dim]) for dim, size in enumerate(self.sources[0], start=1)}
-        return (_picked(self.sources[0], places),)
+        return (picked(self.sources[0], places),)
 
 
-def _picked(shape: Shape, places: Mapping[int, Array]) -> tuple[Along, ...]:
+def picked(shape: Shape, places: Mapping[int, Array]) -> tuple[Along, ...]:
     """Each named axis of `shape` (counted from 1) made of the values at these places; axes that stay as they are cost nothing."""
 
     def one(dim: int) -> tuple[int, Callable[[], Array]]:
         return len(places[dim]), Picks(places[dim], shape[dim - 1])
 
     return along_axes(shape, {dim: one(dim) for dim, value in places.items() if not np.array_equal(value, np.arange(shape[dim - 1]))})
-
-
-_NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pad(Affine, Movement):
-    """Axes made longer by a constant, or by values of the example itself (`index_`, places along an axis); or cut."""
-
-    types = ("Pad",)
-    pads: tuple[int, ...]  # in the order of torch
-    value: float
-    along: tuple[int, ...]
-
-    @classmethod
-    def read(cls, node: Node) -> Operator:
-        layout, mode = node.layout(), node.attributes.get("mode", b"constant").decode()
-        begins, ends = _pads(node, layout)
-        sizes = tuple(b + size + e for b, size, e in zip(begins, layout.sizes, ends, strict=True))
-        output = layout.resized(sizes)
-        kept = layout.own
-        if mode == "constant":
-            pads = tuple(side[axis] for axis in reversed(kept) for side in (begins, ends))
-            return cls(**cls.common(node, output), pads=pads, value=_fill(node), along=())
-        if mode not in _NUMPY_MODES or (
-            mode == "reflect" and any(max(b, e) >= n for b, e, n in zip(begins, ends, layout.sizes, strict=True))
-        ):
-            raise node.reject(f"with mode {mode[:20]!r} is not supported for these sizes")
-        if min(*begins, *ends) < 0:
-            raise node.reject(f"with mode {mode!r} and negative pads is not supported")
-        common = cls.common(node, output)
-        weights = {
-            str(layout.position(axis) + 1): np.pad(np.arange(layout.sizes[axis]), (begins[axis], ends[axis]), mode=_NUMPY_MODES[mode])
-            for axis in kept
-            if begins[axis] or ends[axis]
-        }
-        return cls(**{**common, "weights": weights}, pads=(), value=0.0, along=tuple(map(int, weights)))
-
-    def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *any)
-        if not self.along:
-            return F.pad(x[0], self.pads, value=self.value)
-        value = x[0]
-        for dim in self.along:
-            value = value.index_select(dim, weights[str(dim)])
-        return value
-
-    @property
-    def unbounded(self) -> str:
-        return super().unbounded if np.isfinite(self.value) else "padding with infinity"
-
-    def parts(self) -> tuple[Chain, ...]:
-        if not np.isfinite(self.value):
-            raise self.no_constant("padding with infinity")
-        return super().parts()
-
-    def maps(self) -> Maps:
-        if self.along:
-            return (_picked(self.sources[0], {dim: self.weights[str(dim)] for dim in self.along}),)
-        return (_picked(self.sources[0], self._places()),)
-
-    def offset(self) -> Array | None:
-        """The fill value wherever an axis lies outside the example."""
-        if self.along or not self.value:
-            return None
-        outside = np.zeros(self.shape, dtype=bool)
-        for dim, places in self._places().items():
-            outside |= (places < 0).reshape(-1, *(1,) * (len(self.shape) - dim))
-        return np.where(outside, self.value, 0.0)
-
-    def _places(self) -> dict[int, Array]:
-        """For each axis where each value comes from; -1 where it is filled in."""
-        shape, found = self.sources[0], {}
-        for dim, size in enumerate(shape, start=1):
-            begin, end = self.pads[2 * (len(shape) - dim) : 2 * (len(shape) - dim) + 2]
-            places = np.arange(-begin, size + end)
-            found[dim] = np.where(places < size, places, -1).clip(min=-1)
-        return found
-
-
-def _pads(node: Node, layout: Layout) -> tuple[list[int], list[int]]:
-    """How much each ONNX axis grows at its beginning and at its end."""
-    pads = node.integers(1, "pads") or []
-    axes = node.integers(3, "axes") if node.has(3) else list(range(layout.rank))
-    if axes is None or len(pads) != 2 * len(axes) or len(axes) > layout.rank or any(abs(pad) > MAX_TENSOR_ELEMENTS for pad in pads):
-        raise node.reject(f"has {len(pads)} pads for {layout.rank} axes, or pads that are too large")
-    begins, ends = [0] * layout.rank, [0] * layout.rank
-    for i, axis in enumerate(axes):
-        if pads[i] or pads[len(axes) + i]:
-            place = node.axis(axis)
-            begins[place], ends[place] = pads[i], pads[len(axes) + i]
-    return begins, ends
-
-
-def _fill(node: Node) -> float:
-    if node.has(2):
-        value = node.constant(2)
-        if value.size != 1:
-            raise node.reject("has several fill values")
-        return float(value.reshape(-1)[0])
-    return float(node.attributes.get("value", 0.0))

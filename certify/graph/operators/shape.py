@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from certify.graph.batch_size import BatchConstant, resolved
 from certify.graph.layout import Layout, Shape
 from certify.graph.operators.base import MAX_RANK, Node, Operator
 from certify.lipschitz.parts import Chain, Moved
@@ -69,38 +70,24 @@ class Transpose(Movement):
         return ""
 
 
-def resolved(node: Node, target: list[int], sizes: Shape) -> Shape | None:
-    """A Reshape target with its 0 and -1 filled in; null when it does not fit."""
-    zero_copies = not node.attributes.get("allowzero", 0)
-    if len(target) > MAX_RANK:
-        raise node.reject(f"has a target of {len(target)} axes")
-    filled = [sizes[i] if v == 0 and zero_copies and i < len(sizes) else v for i, v in enumerate(target)]
-    if filled.count(-1) > 1 or any(v < -1 or v == 0 for v in filled):
-        return None
-    known, total = math.prod(v for v in filled if v != -1), math.prod(sizes)
-    if -1 in filled:
-        if total % known:
-            return None
-        filled[filled.index(-1)] = total // known
-    return tuple(filled) if math.prod(filled) == total else None
-
-
 def _reshaped(node: Node) -> Layout:
-    layout, name = node.layout(), node.inputs[1]
-    target = [int(v) for v in node.constant(1).reshape(-1)[: MAX_RANK + 1]]
-    one = resolved(node, target, layout.sizes)
-    if one is None:
-        raise node.reject(f"cannot turn examples of shape {list(layout.shape)} into {target}")
-    doubled = None
-    if not node.fixed and layout.batch is not None:
-        twice = [int(v) for v in node.doubled.get(name, node.constant(1)).reshape(-1)]
-        sizes = tuple(size * 2 if axis == layout.batch else size for axis, size in enumerate(layout.sizes))
-        # A target without any trace of the batch works for a batch of one only.
-        doubled = resolved(node, twice, sizes)
-    found = layout.reshaped(one, doubled)
+    layout, target = node.layout(), node.sizes_at_every_batch(1)
+    if target.fixed.ndim != 1 or target.fixed.size > MAX_RANK:
+        raise node.reject(f"has a target of shape {list(target.fixed.shape)}, not a list of at most {MAX_RANK} sizes")
+    if not target.multiples.all():
+        raise node.by_batch_size(1)
+    shown = target.at(1).tolist()
+    sizes = resolved(layout, target, zero_copies=not node.attributes.get("allowzero", 0))
+    if sizes is None:
+        raise node.reject(f"cannot turn examples of shape {list(layout.shape)} into {shown}")
+    found = layout.reshaped(_shape(sizes, 1), None if node.fixed or sizes.free else _shape(sizes, 2))
     if found is None:
-        raise node.reject(f"to {target} mixes the batch with other axes", "reshape with -1 or the batch size first")
+        raise node.reject(f"to {shown} mixes the batch with other axes", "reshape with -1 or the batch size first")
     return found
+
+
+def _shape(sizes: BatchConstant, batch: int) -> Shape:
+    return tuple(int(size) for size in sizes.at(batch))
 
 
 def _flattened(node: Node) -> Layout:

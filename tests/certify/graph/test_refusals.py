@@ -213,7 +213,7 @@ RESIZE = helper.make_node("Resize", ["x", "", "s"], ["y"], name="resize")
         (graph_of(node("Reshape", "x s", "y"), FLAT, s=ints(5, -1)), "cannot turn examples"),
         (graph_of(node("Reshape", "x s", "y", allowzero=1), FLAT, s=ints(0, -1)), "cannot turn examples"),
         (graph_of(node("Reshape", "x s", "y"), FLAT, s=ints(2**62, 4, -1)), "cannot turn examples"),
-        (graph_of(node("Reshape", "x s", "y"), FLAT, s=ints(*[1] * 40)), "a target of 17 axes"),
+        (graph_of(node("Reshape", "x s", "y"), FLAT, s=ints(*[1] * 40)), "a target of shape [40]"),
         (graph_of(node("Squeeze", "x a", "y"), FLAT, a=ints(0)), "across the batch"),
         (graph_of(node("Squeeze", "x a", "y"), FLAT, shape=(1, 4), a=ints(4)), "has the axis 4"),
         (graph_of(node("Squeeze", "x a", "y"), FLAT, shape=(1, 4), a=ints(2)), "must name axes of length 1"),
@@ -366,4 +366,4 @@ def test_places_that_follow_the_rows_are_read_and_others_refused() -> None:
     """What torch writes for a strided view; were every row sent to the first one's places, examples would answer for one another."""
     assert_agrees(rows(6))
     for step in (0, 5, 7):
-        assert "across the batch" in problem(rows(step)).detail
+        assert "depends on the batch size" in problem(rows(step)).detail
