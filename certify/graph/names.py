@@ -8,6 +8,8 @@ import onnx
 
 from certify.text import printable
 
+Name = str | bytes  # protobuf gives a name that is not UTF-8 as bytes
+
 
 def rename_unprintable(graph: onnx.GraphProto) -> None:
     """Give every tensor and node whose name holds a control character, a bidi mark or the like a printable name, in place.
@@ -15,18 +17,22 @@ def rename_unprintable(graph: onnx.GraphProto) -> None:
     Tensors with different names keep different names, so the graph computes what it did.
     """
     names = list(dict.fromkeys(_tensors(graph)))
-    taken = {name for name in names if name.isprintable()}
-    new: dict[str, str] = {}
+    taken = {name for name in names if isinstance(name, str) and name.isprintable()}
+    new: dict[Name, str] = {}
     for name in names:
-        if not name.isprintable():
-            new[name] = _free(printable(name), taken)
+        if name not in taken:
+            new[name] = _free(_shown(name), taken)
     for node in graph.node:
-        node.name = printable(node.name)
+        node.name = _shown(node.name)
     if new:
         _rename(graph, new)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[str]:
+def _shown(name: Name) -> str:
+    return printable(name if isinstance(name, str) else name.decode(errors="replace"))
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[Name]:
     for values in (graph.input, graph.output, graph.value_info, graph.initializer):
         yield from (value.name for value in values)
     for node in graph.node:
@@ -45,7 +51,7 @@ def _free(wanted: str, taken: set[str]) -> str:
     return found
 
 
-def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
+def _rename(graph: onnx.GraphProto, new: dict[Name, str]) -> None:
     for values in (graph.input, graph.output, graph.value_info, graph.initializer):
         for value in values:
             value.name = new.get(value.name, value.name)
@@ -54,5 +60,5 @@ def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
         node.output[:] = _renamed(node.output, new)
 
 
-def _renamed(names: Iterable[str], new: dict[str, str]) -> list[str]:
-    return [new.get(name, name) for name in names]
+def _renamed(names: Iterable[Name], new: dict[Name, str]) -> list[str]:
+    return [new.get(name) or str(name) for name in names]
