@@ -95,7 +95,7 @@ def network_in(module: Callable[[Tensor], Tensor], precision: Precision, field: 
     if precision != "bf16":
         return module
 
-    def classify(x: Tensor) -> Tensor:
+    def classify(x: Tensor) -> Tensor:  # x: (batch, *input), float32
         try:
             return module(x.to(torch.bfloat16)).to(torch.float32)
         except (RuntimeError, NotImplementedError) as error:

@@ -15,7 +15,7 @@ from certify.graph.operators.base import as_tensor
 
 
 class GraphModule(nn.Module):
-    """Evaluates a graph in `dtype`. Weights are exact copies of the file's float32 values in float32 and in float64 alike."""
+    """Evaluates a graph in `dtype`. Weights are the file's float32 values: exact in float32 and float64, rounded in bfloat16."""
 
     def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
