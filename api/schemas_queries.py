@@ -8,8 +8,9 @@ from pydantic import Field
 
 from api.schemas import Out
 from certify.certificate import Certificate
-from certify.comparison import Side, compare, counterpart, unlike
+from certify.comparison import Side, claimed, compare, counterpart, unlike
 from certify.mcnemar import p_value
+from certify.statement import Statement
 from storage import queries
 
 _EVENLY = 8
@@ -51,6 +52,7 @@ class PairOut(Out):
     certifier: int
     kind: str
     base_certifier: int | None
+    statement: Statement | None = Field(description="what both claim, with all its conditions; of some rows more may be proved")
     reason: str
     points: list[PointOut]
 
@@ -73,7 +75,8 @@ def _pair(base: Side, head: Side, certifier: int, radii: Sequence[float]) -> Pai
         [] if reason or where is None else [_point(base, head, where, certifier, r) for r in radii or _radii(base, head, where, certifier)]
     )
     kind = head.spec.certifiers[certifier].kind
-    return PairOut(certifier=certifier, kind=kind, base_certifier=where, reason=reason, points=points)
+    stated = claimed(head, certifier)
+    return PairOut(certifier=certifier, kind=kind, base_certifier=where, statement=stated, reason=reason, points=points)
 
 
 def _radii(base: Side, head: Side, where: int, certifier: int) -> list[float]:

@@ -126,6 +126,12 @@ def _claims(side: Side, certifier: int) -> set[tuple[Statement, float | None]]:
     return {(_compared(row.statement), row.alpha) for row in side.rows.get(certifier, {}).values()}
 
 
+def claimed(side: Side, certifier: int) -> Statement | None:
+    """What the answers of a certifier claim, the weakest where they differ; null where there are none."""
+    found = {_compared(row.statement) for row in side.rows.get(certifier, {}).values()}
+    return min(found, key=str, default=None)
+
+
 def _compared(statement: Statement) -> Statement:
     """More is proved where the rounding margin allows; the claim that is compared is the weaker one."""
     return replace(statement, base=Base.REAL_ARITHMETIC) if statement.base is Base.FLOAT32_RUNTIME else statement

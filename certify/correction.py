@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 
 from certify.certificate import Certificate, CorrectedEvidence, SmoothingEvidence
+from certify.consistency import check_row
 from certify.corrected import admissible_ratios
 from certify.errors import SpecError
-from certify.following import check_statement
 from certify.norms import Norm
 from certify.recompute import check_evidence
 from certify.rounding import radius_down, show_radius
@@ -35,7 +35,7 @@ def correct(certificate: Certificate, semi_elasticity: float) -> Certificate:
         InputError: statement or radius do not follow from the evidence.
     """
     check_semi_elasticity(semi_elasticity)
-    check_statement(certificate)
+    check_row(certificate)
     evidence = certificate.evidence
     if not correctable(certificate) or not isinstance(evidence, SmoothingEvidence) or certificate.alpha is None:
         return certificate

@@ -41,8 +41,9 @@ def ieee() -> None:
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    # Where an operator has no deterministic algorithm it runs all the same; filling fresh memory would cost time and decide nothing.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As torch.use_deterministic_algorithms(True, warn_only=True), which loads the compiler, and that does not fit into a sandbox: where an
+    # operator has no deterministic algorithm it runs all the same. Filling fresh memory would cost time and decide nothing.
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -95,7 +96,7 @@ def network_in(module: Callable[[Tensor], Tensor], precision: Precision, field: 
     if precision != "bf16":
         return module
 
-    def classify(x: Tensor) -> Tensor:
+    def classify(x: Tensor) -> Tensor:  # x: (batch, *input), float32
         try:
             return module(x.to(torch.bfloat16)).to(torch.float32)
         except (RuntimeError, NotImplementedError) as error:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from certify.certificate import Certificate, InstanceEvidence, LatentEvidence, SelectorEvidence, SmoothingEvidence
+from certify.consistency import check_row
 from certify.errors import InputError, SpecError, problems_of
-from certify.following import check_statement
 from certify.instance_smoothing import undecided
 from certify.rounding import radius_down, step_down
 from certify.sampling.estimation import most_of_rivals, most_votes
@@ -57,7 +57,7 @@ def recompute(
         InputError: statement or radius do not follow from the evidence.
     """
     check_alpha(alpha)
-    check_statement(certificate)
+    check_row(certificate)
     evidence = certificate.evidence
     if not recomputable(certificate) or not isinstance(evidence, SmoothingEvidence) or certificate.alpha is None:
         return certificate
@@ -160,6 +160,9 @@ def check_evidence(certificate: Certificate, evidence: SmoothingEvidence, alpha:
         pairs += [(getattr(again, name), getattr(selector, name)) for name in _OF_SELECTOR]
     if not all(math.isclose(*pair, rel_tol=_NEAR, abs_tol=_NEAR) for pair in pairs):
         raise InputError.at("evidence", "the stored radius does not follow from the stored votes", "use the line as it was written")
+    if certificate.radius > 0 and certificate.prediction != _top(evidence):
+        detail = f"is {certificate.prediction}, and the votes are for {_top(evidence)}"
+        raise InputError.at("prediction", detail, "use the line as it was written")
 
 
 def _selector_of(certificate: Certificate, evidence: SmoothingEvidence) -> SelectorEvidence | None:

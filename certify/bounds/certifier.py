@@ -186,7 +186,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
             evidence = self._evidence(MarginBound(float("nan"), 0.0))
             return Outcome(prediction=prediction, verdict=Verdict.UNKNOWN, reason=self._and_why(reason), evidence=evidence)
         outcome = self._certified(x, prediction, found.radius, found.bound, at_cap=found.at_cap)
-        return outcome if found.at_cap else replace(outcome, reason=self._and_why(Verdict.CERTIFIED.sentence))
+        return outcome if found.at_cap else replace(outcome, reason=self._and_why(self._holds))
 
     def _certified(
         self,
@@ -203,6 +203,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         return Outcome(
             prediction=prediction,
             verdict=Verdict.CERTIFIED,
+            reason=self._holds,
             radius=radius,
             epsilon_verified=epsilon_verified,
             evidence=self._evidence(bound, at_cap=at_cap),
@@ -246,6 +247,14 @@ class BoundsCertifier(Certifier[BoundsSpec]):
     def _fails_at_once(prediction: int, label: int) -> Outcome:
         reason = f"The input itself is answered {prediction}, not {label}: the claim already fails at radius 0."
         return Outcome(prediction=prediction, verdict=Verdict.REFUTED, reason=reason, epsilon_verified=False)
+
+    @property
+    def _holds(self) -> str:
+        """What was proved, in a sentence that says so where it is not the whole ball."""
+        if self.value_range is None:
+            return Verdict.CERTIFIED.sentence
+        low, high = self.value_range
+        return f"The answer provably stays the same inside the radius, for inputs of the declared range {low!r} to {high!r} only."
 
     def _and_why(self, reason: str) -> str:
         """A reason, and what more memory might have changed."""

@@ -15,9 +15,9 @@ from certify.graph.operators.base import Array, as_tensor
 
 
 class GraphModule(nn.Module):
-    """Evaluates a graph in `dtype`. Weights are exact copies of the file's float32 values in float32 and in float64 alike.
+    """Evaluates a graph in `dtype`. Weights are the file's float32 values: exact in float32 and float64, rounded in bfloat16.
 
-    Those that nodes on constants make are folded in that type: in float32 as ONNX's reference does, in float64 within `Operator.loose`.
+    Those that nodes on constants make are folded in float32 as ONNX's reference does, and in float64 within `Operator.loose`.
     """
 
     def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32) -> None:

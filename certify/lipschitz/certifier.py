@@ -25,7 +25,7 @@ from certify.statement import Base, Statement
 from certify.verdict import Verdict
 
 # Where no difference of logits depends on the input at all, any radius is proved; this one is stored.
-_FARTHEST = 1e9
+FARTHEST = 1e9
 
 
 class LipschitzCertifier(Certifier[LipschitzSpec]):
@@ -111,14 +111,14 @@ class LipschitzCertifier(Certifier[LipschitzSpec]):
                 continue
             tau = _error_of_difference(found, prediction, rival)
             margin = step_down(step_down(logits[prediction] - logits[rival]) - tau)
-            distance = _distance(margin, constant)
-            if nearest is None or distance < nearest[0]:
+            reached = distance(margin, constant)
+            if nearest is None or reached < nearest[0]:
                 evidence = LipschitzEvidence(
                     margin_lower=margin, rival=rival, lipschitz_upper=constant, encoder_upper=self._encoder, tau=tau
                 )
-                nearest = distance, evidence
+                nearest = reached, evidence
         assert nearest is not None
-        return nearest[1], min(nearest[0], _FARTHEST)
+        return nearest[1], min(nearest[0], FARTHEST)
 
     def _try(
         self,
@@ -148,7 +148,7 @@ def _error_of_difference(found: Measured, label: int, rival: int) -> float:
     return step_up(min(apart, math.sqrt(2.0) * found.error), 4)
 
 
-def _distance(margin: float, constant: float) -> float:
+def distance(margin: float, constant: float) -> float:
     """Strictly nearer than this the margin stays above zero; infinite when it never moves, 0 when there is no margin."""
     if not margin > 0.0:
         return 0.0

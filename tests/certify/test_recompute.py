@@ -201,7 +201,7 @@ def test_the_label_is_appended_once_and_nothing_else_of_the_origin_changes() -> 
 
 
 def test_what_has_no_votes_for_a_radius_stays_as_it_is() -> None:
-    votes = PredictionEvidence(sigma=0.5, n=100, counts=(90, 10), p_value=1e-5)
+    votes = PredictionEvidence(sigma=0.5, n=100, counts=(10, 90), p_value=1e-5)
     broken = {"prediction": None, "correct": False, "radius": 0.0, "verdict": Verdict.ERROR}
     for before in (
         without_votes(),

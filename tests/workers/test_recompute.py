@@ -84,7 +84,7 @@ def test_the_real_process_loads_no_service(tmp_path: Path) -> None:
 
 
 def test_family_wise_counts_all_stochastic_lines(tmp_path: Path) -> None:
-    votes = PredictionEvidence(sigma=0.5, n=100, counts=(90, 10), p_value=1e-5)
+    votes = PredictionEvidence(sigma=0.5, n=100, counts=(10, 90), p_value=1e-5)
     each = [stored(family=1).model_copy(update={"example": example}) for example in range(4)]
     broken = [Certificate.model_validate({**dict(each[0]), **BROKEN, "example": 9})]
     predicted = [without_votes(kind="predict", statement="S0-prediction", evidence=votes, alpha=0.01, radius=0.0, certifier=2)]

@@ -335,7 +335,7 @@ class Operator(ABC):
 
 
 def as_tensor(value: Array, dtype: torch.dtype) -> Tensor:
-    """An exact copy: numbers in float32 or float64, indices and masks as they are."""
+    """A copy, exact in float32 and float64, with numbers rounded in bfloat16; indices and masks as they are."""
     copy = torch.from_numpy(np.array(value))
     return copy.to(dtype) if copy.is_floating_point() else copy
 
