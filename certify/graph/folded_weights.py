@@ -76,7 +76,7 @@ def _runs(made: Folded, deployed: Array) -> bool:
 
 def _size(value: Array, bound: Array, units: float) -> Array:
     """In `units` of which the bound stands; never the magnitude itself where there is a bound, which says that there is none."""
-    size: Array = np.where(bound == 0, np.abs(value), np.maximum(2 * np.abs(value), bound / units))
+    size: Array = np.where(bound == 0, np.abs(value), np.maximum(2 * np.abs(value), bound.astype(np.float64) / units))
     return size
 
 

@@ -9,6 +9,7 @@ Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, 3.3 (runnin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import onnx
 
 from certify.errors import ModelRejected
-from certify.graph.folding_rules import RULES, UP
+from certify.graph.folding_rules import ELEMENTWISE, RULES, UP
 
 Array = np.ndarray[Any, Any]
 
@@ -28,6 +29,8 @@ MOVES = frozenset(
 )
 # Their results depend on no value of a float.
 _SHAPES = frozenset({"ConstantOfShape", "Shape", "Size"})
+_LEAST = 2.0**-120
+_AT_ONCE = 2**20
 _Runner = Callable[[onnx.NodeProto, Sequence[Array]], list[Array]]
 
 
@@ -42,13 +45,13 @@ class Folded:
     """
 
     value: Array
-    error: Array  # float64, in the shape of `value`, as is `spread`
+    error: Array  # float32 or float64, in the shape of `value`, as is `spread`
     spread: Array
 
     @classmethod
     def exactly(cls, value: Array) -> Folded:
         """A constant as it stands in the file."""
-        nothing = np.broadcast_to(np.float64(0.0), value.shape)
+        nothing = np.broadcast_to(np.float32(0.0), value.shape)
         return cls(value.astype(np.float64) if value.dtype.kind == "f" else value, nothing, nothing)
 
     @property
@@ -60,13 +63,19 @@ class Folded:
         return not (np.any(self.error) or np.any(self.spread))
 
     def at_most(self) -> Folded:
-        """Of integers and truth values one that is in doubt puts all in doubt; NaN stands for nothing known."""
-        error = np.where(np.isnan(self.error), np.inf, self.error)
-        spread = np.where(np.isnan(self.spread), np.inf, self.spread)
-        if self.real:
-            return Folded(self.value, error, spread)
-        doubt = np.broadcast_to(np.float64(error.max(initial=0.0)), error.shape)
-        return Folded(self.value, doubt, np.broadcast_to(np.float64(spread.max(initial=0.0)), error.shape))
+        """With bounds in float32, rounded up. Of integers one that is in doubt puts all in doubt; NaN stands for nothing known."""
+        error, spread = _stored(self.error), _stored(self.spread)
+        if not self.real:
+            error, spread = (np.broadcast_to(bound.max(initial=0), bound.shape) for bound in (error, spread))
+        return Folded(self.value, error, spread)
+
+
+def _stored(bound: Array) -> Array:
+    """In half the memory, rounded up; as it is where float32 would lose some of it."""
+    if bound.dtype != np.float32 and not np.any((bound > 0) & (bound < _LEAST)):
+        with np.errstate(over="ignore"):
+            bound = np.asarray(bound * (1 + 2.0**-22), np.float32)
+    return np.where(np.isnan(bound), bound.dtype.type(np.inf), bound)
 
 
 def computes(kind: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
@@ -125,7 +134,7 @@ def _values(node: onnx.NodeProto, operands: Sequence[Folded], run: _Runner, depl
 
 
 def _unknown(value: Array) -> Folded:
-    nothing_known = np.broadcast_to(np.float64(np.inf), value.shape)
+    nothing_known = np.broadcast_to(np.float32(np.inf), value.shape)
     return Folded(value, nothing_known, nothing_known)
 
 
@@ -152,11 +161,34 @@ def _computed(
         return run(_like(node, kind, attributes), [each if o.real else o.value for each, o in zip(given, operands, strict=True)])[0]
 
     made = RULES.get(node.op_type)
-    rule = made(node, value, [o.value for o in operands], again) if made else None
-    if rule is None or value.dtype != np.float64:
+    if made is None or value.dtype != np.float64:
         return _unknown(value)
-    error, spread = rule.bounds(value, [o.error for o in operands], [o.spread for o in operands])
-    return Folded(value, np.broadcast_to(error, value.shape), np.broadcast_to(spread, value.shape))
+    error, spread = np.empty(value.shape), np.empty(value.shape)
+    for part in _parts(node.op_type, value.shape):
+        rule = made(node, value[part], [_at(o.value, value, part) for o in operands], again)
+        if rule is None:
+            return _unknown(value)
+        errors, spreads = ([_at(bound, value, part).astype(np.float64) for bound in bounds] for bounds in _both(operands))
+        found = rule.bounds(value[part], errors, spreads)
+        error[part], spread[part] = found
+    return Folded(value, error, spread)
+
+
+def _both(operands: Sequence[Folded]) -> tuple[list[Array], list[Array]]:
+    return [o.error for o in operands], [o.spread for o in operands]
+
+
+def _parts(kind: str, shape: tuple[int, ...]) -> list[Any]:
+    """Slices of the first axis, a million numbers at most, of what is computed number by number; everything at once of anything else."""
+    if kind not in ELEMENTWISE or math.prod(shape) <= _AT_ONCE:
+        return [...]
+    rows = max(1, _AT_ONCE * shape[0] // math.prod(shape))
+    return [slice(start, start + rows) for start in range(0, shape[0], rows)]
+
+
+def _at(operand: Array, value: Array, part: Any) -> Array:
+    """The part of an operand that makes this part of the result."""
+    return operand if part is ... else np.broadcast_to(operand, value.shape)[part]
 
 
 def _like(node: onnx.NodeProto, kind: str, attributes: dict[str, float]) -> onnx.NodeProto:
@@ -186,7 +218,7 @@ def _decided(
     """What jumps: the same at both ends of what its operand can be, or nothing is known."""
 
     def sure(name: str) -> Array:
-        parts = [_part(o, name) if o.real else np.zeros(()) for o in operands]
+        parts = [_part(o, name).astype(np.float64) if o.real else np.zeros(()) for o in operands]
         if not any(np.any(part) for part in parts):
             return np.asarray(True)
         if node.op_type in _COMPARING:

@@ -235,6 +235,12 @@ def _shares(node: onnx.NodeProto, z: Array, x: Sequence[Array], run: Run) -> Rul
     return Rule(lambda e: np.asarray(e[0].max(initial=0.0)), np.full(z.shape, size), units=2 * z.size + 100, lost=2 * TINY32)
 
 
+# What makes each number of the result of one of each operand.
+ELEMENTWISE = frozenset(
+    {"Abs", "Add", "Cast", "Cos", "Div", "Erf", "Exp", "Log", "Max", "Min"}
+    | {"Mul", "Neg", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sin", "Sqrt", "Sub", "Tanh"}
+)
+
 RULES: dict[str, Callable[[onnx.NodeProto, Array, Sequence[Array], Run], Rule | None]] = {
     "Add": _add,
     "Sub": _add,

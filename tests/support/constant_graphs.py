@@ -51,7 +51,7 @@ def cancelling_product() -> Case:
 
 
 def cancelling_gemm() -> Case:
-    nodes, kept = cancelling_product()
+    _, kept = cancelling_product()
     return [node("Gemm", "a bt c", "w", alpha=0.3, beta=-2.0, transB=1)], {
         "a": kept["a"],
         "bt": kept["b"].T.copy(),
