@@ -14,7 +14,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from certify.errors import InputError, Problem, problems_of
-from certify.rounding import radius_down
 from certify.spec import (
     AttackSpec,
     BoundsSpec,
@@ -203,7 +202,7 @@ def silent(rule: Rule, certifier: CertifierSpec) -> str:
 def _reach(certifier: CertifierSpec) -> float:
     """No certificate of this certifier has a larger radius."""
     if isinstance(certifier, BoundsSpec):
-        return radius_down(certifier.max_radius or 0.0)
+        return certifier.max_radius or 0.0
     if isinstance(certifier, LatentSmoothingSpec | LipschitzSpec):
         return math.inf  # it depends on the model, which may shrink distances
     if isinstance(certifier, RadiusSpec):

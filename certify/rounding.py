@@ -30,6 +30,11 @@ def radius_down(value: float) -> float:
     return max(0.0, step_down(value, 2))
 
 
+def beyond(radius: float) -> float:
+    """A radius to verify, so that `radius_down` of it still covers `radius`: two places for what is given away, two to spare."""
+    return step_up(radius, 4)
+
+
 def show_radius(radius: float, digits: int = 4, *, at_least: bool = False) -> str:
     """A radius as text with `digits` decimals, cut toward zero so that it never shows more than was certified.
 

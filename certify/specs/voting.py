@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from certify.norms import Norm
-from certify.rounding import radius_down
 from certify.specs.base import Alone, Alpha, Count, Part, Positive, Precision
 
 
@@ -112,7 +111,7 @@ class SplittingSpec(CopiesSpec, Alone):
     @property
     def largest_radius(self) -> float:
         """What unanimous votes reach: each step of 1/255 takes at most one vote from the winner and gives it to a rival."""
-        return radius_down(self.levels // 2 / 255)
+        return self.levels // 2 / 255
 
     def work(self, largest_tensor: int) -> float:
         """The cost of one example, in tensor elements touched: what shards are cut by."""
