@@ -23,7 +23,7 @@ from certify.certifier import Certifier, Outcome
 from certify.errors import ContradictionError, NumericalError
 from certify.heap import collect, giving_back
 from certify.model import Examples
-from certify.rounding import beyond, show_distance_upper, show_radius
+from certify.rounding import beyond, show_distance_upper, show_given, show_radius
 from certify.run import Progress
 from certify.spec import BoundsSpec
 from certify.statement import Base, Statement
@@ -150,7 +150,9 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         if not bound.proved:
             if found := self._refuted(x, label, prediction, epsilon, bound):
                 return found
-            reason = f"{bound.method} cannot prove epsilon = {epsilon:g}: its margin bound is {bound.lower:.6g}; a tighter method may."
+            reason = (
+                f"{bound.method} cannot prove epsilon = {show_given(epsilon)}: its margin bound is {bound.lower:.6g}; a tighter method may."
+            )
             evidence = self._evidence(bound)
             return Outcome(
                 prediction=prediction, verdict=Verdict.UNKNOWN, reason=self._and_why(reason), epsilon_verified=False, evidence=evidence
@@ -183,7 +185,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         cap = self.spec.max_radius
         found = self.ladder.largest(x, prediction, beyond(cap), self.spec.tolerance)
         if found is None:
-            reason = f"{self._allowance.methods[-1]} proves no radius up to {self.spec.max_radius:g}; a tighter method may."
+            reason = f"{self._allowance.methods[-1]} proves no radius up to {show_given(self.spec.max_radius)}; a tighter method may."
             evidence = self._evidence(MarginBound(float("nan"), 0.0))
             return Outcome(prediction=prediction, verdict=Verdict.UNKNOWN, reason=self._and_why(reason), evidence=evidence)
         outcome = self._certified(x, prediction, found.radius, found.bound, cap=cap, at_cap=found.at_cap)
