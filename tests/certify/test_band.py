@@ -22,7 +22,7 @@ def covered(radii: np.ndarray, true_share: np.ndarray, support: np.ndarray) -> t
     """Whether the simultaneous band, and whether the pointwise intervals, hold at every point where the curve may step."""
     proved = sorted(float(radius) for radius in radii if radius >= 0)
     share = Share(len(radii))
-    points = [*curve(proved, share), share.point(np.inf, 0)]
+    points = [*curve(proved, share), share.point(1e9, 0)]
     together = pointwise = True
     for radius, truth in zip(support, true_share, strict=True):
         point = next(one for one in points if one.radius >= radius)
