@@ -22,10 +22,11 @@ def partial_words(done: int, total: int, state: str) -> str:
     return "" if state == "succeeded" else f"{state.upper()}: {done} of {total}"
 
 
-def _basis(examples: int, asked: int | None) -> str:
+def _basis(examples: int, asked: int | None, missing: str = "") -> str:
     if asked is None or asked <= examples:
         return f"all {examples} examples"
-    return f"the {examples} rows that were answered, of {asked} examples"
+    among = f" ({missing} among them)" if missing else ""
+    return f"the {examples} rows that were answered{among}, of {asked} examples"
 
 
 def _and_missing(words: str) -> str:
@@ -132,7 +133,7 @@ class CertifierReport(Frozen):
     @property
     def basis(self) -> str:
         """Of what the shares of the curve are: "all 400 examples", or "the 256 rows that were answered, of 399 examples"."""
-        return _basis(self.examples, self.asked)
+        return _basis(self.examples, self.asked, self.missing)
 
     @property
     def correct_words(self) -> str:

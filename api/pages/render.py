@@ -84,7 +84,10 @@ _environment.globals["duration"] = duration
 
 def _chart(norm: str, sections: Sequence[dict[str, Any]], attacks: Sequence[AttackReport]) -> dict[str, Any]:
     labels = [f"{s['title']} · {s['report'].statement}" for s in sections]
-    series = [Series(label, s["report"].curve, s["report"].radii is not None) for label, s in zip(labels, sections, strict=True)]
+    series = [
+        Series(label, s["report"].curve, s["report"].radii is not None, s["report"].beyond)
+        for label, s in zip(labels, sections, strict=True)
+    ]
     labels += [f"{attack.title} · not a certificate (dashed)" for attack in attacks]
     return {
         "legend": [(COLOURS[i % len(COLOURS)], label) for i, label in enumerate(labels)],
@@ -95,7 +98,8 @@ def _chart(norm: str, sections: Sequence[dict[str, Any]], attacks: Sequence[Atta
         "partly_cut": len({s["report"].statement.clipped for s in sections}) > 1,
         "decided": any(one.decided for one in series),
         "simultaneous": any(p.low_simultaneous is not None for one in series for p in one.points),
-        "basis": _joined([s["report"].basis for s in sections] + [attack.basis for attack in attacks]),
+        "basis": _joined([s["report"].basis for s in sections]),
+        "tried": _joined([attack.basis for attack in attacks]),
     }
 
 

@@ -17,11 +17,15 @@ COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7e22ce", "#b91c1c", "#0f766e")
 
 @dataclass(frozen=True)
 class Series:
-    """One certifier's curve; the label names its statement. `decided`: only these radii were asked, nothing is known between them."""
+    """One certifier's curve; the label names its statement. `decided`: only these radii were asked, nothing is known between them.
+
+    `beyond` is what holds from the last point on: there the bands go on, and the curve is zero.
+    """
 
     label: str
     points: Sequence[CurvePoint]
     decided: bool = False
+    beyond: CurvePoint | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,9 @@ def chart(series: Sequence[Series], norm: str, attacks: Sequence[Attacked] = ())
     for index, one in enumerate(series):
         colour = COLOURS[index % len(COLOURS)]
         body += (
-            [_dots(scale, one.points, colour)] if one.decided else [_bands(scale, one.points, colour), _steps(scale, one.points, colour)]
+            [_dots(scale, one.points, colour)]
+            if one.decided
+            else [_bands(scale, _to_the_edge(scale, one), colour), _steps(scale, one.points, colour)]
         )
     for index, attack in enumerate(attacks, start=len(series)):
         body.append(_falls(scale, attack, COLOURS[index % len(COLOURS)]))
@@ -128,6 +134,12 @@ def _dots(scale: _Scale, points: Sequence[CurvePoint], colour: str) -> str:
         parts.append(f'<circle cx="{x}" cy="{scale.y(point.certified_accuracy)}" r="5" fill="{colour}">')
         parts.append(f"<title>radius {show_given(point.radius)}: {show_share(point.certified_accuracy)}</title></circle>")
     return "".join(parts)
+
+
+def _to_the_edge(scale: _Scale, one: Series) -> list[CurvePoint]:
+    if one.beyond is None:
+        return list(one.points)
+    return [*one.points, one.beyond.model_copy(update={"radius": scale.reach})]
 
 
 def _bands(scale: _Scale, points: Sequence[CurvePoint], colour: str) -> str:
