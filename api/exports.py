@@ -7,9 +7,10 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from certify.report import CertifierReport, CurvePoint, Report
-from certify.rounding import show_share
+from certify.report import CertifierReport, CurvePoint, Report, partial_words
+from certify.rounding import show_given, show_share
 from certify.text import printable
+from certify.verdict import Verdict
 from storage.queries import Found
 from storage.records import Job
 
@@ -31,6 +32,7 @@ COLUMNS = (
     "radius",
     "epsilon_verified",
     "seconds",
+    "partial",
 )
 _SHOWN = 5
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {c: f"\\{c}" for c in "&%$#_{}"}
@@ -39,7 +41,7 @@ _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textas
 def row(found: Found) -> dict[str, Any]:
     """One certificate, flat. A radius keeps all its digits: it is the float64 that was stored."""
     flat = found.certificate.model_dump(mode="json", include=set(COLUMNS))
-    return {**flat, "job": found.job, "model": found.model, "dataset": found.dataset}
+    return {**flat, "job": found.job, "model": found.model, "dataset": found.dataset, "partial": found.partial}
 
 
 def csv_lines(rows: Iterable[Found]) -> Iterator[str]:
@@ -60,10 +62,16 @@ def mlflow(job: Job, report: Report, radii: Sequence[float]) -> dict[str, Any]:
     moment = int((job.finished_at or job.created_at).timestamp() * 1000)
     metrics: dict[str, float] = {}
     tags = {"assay.job": job.id, "assay.model": job.model_digest, "assay.dataset": job.dataset_digest, "assay.spec": job.spec_digest}
+    tags["assay.state"] = str(job.state)
+    if words := partial(job):
+        tags["assay.partial"] = words
     for certifier in report.certifiers:
         # Metrics of one name are drawn as one curve over runs: another condition is another name.
         prefix = "".join((f"{certifier.certifier}-{certifier.kind}-{certifier.norm}", *certifier.statement.conditions))
         tags[f"assay.statement.{certifier.certifier}"] = printable(f"{certifier.statement}; {certifier.title}")
+        metrics[f"{prefix}/examples"] = float(certifier.examples)
+        metrics[f"{prefix}/errors"] = float(certifier.verdicts.get(Verdict.ERROR, 0))
+        metrics[f"{prefix}/timeouts"] = float(certifier.verdicts.get(Verdict.TIMEOUT, 0))
         metrics[f"{prefix}/clean_accuracy"] = certifier.clean_accuracy
         for text, point in _points(certifier, radii):
             if point is not None:
@@ -78,24 +86,30 @@ def mlflow(job: Job, report: Report, radii: Sequence[float]) -> dict[str, Any]:
 
 def latex(job: Job, report: Report, radii: Sequence[float]) -> str:
     """A row of a table for each certifier, in percent rounded down, with its statement, under a comment that names the columns."""
-    lines = []
+    words = partial(job)
+    lines = [f"% {words}; shares are of the rows that were answered"] if words else []
     for certifier in report.certifiers:
         shown = _points(certifier, radii)
         cells = [
-            f"{certifier.title}, {certifier.statement}",
+            ", ".join(part for part in (certifier.title, str(certifier.statement), certifier.missing, words) if part),
             show_share(certifier.clean_accuracy),
             *(show_share(p.certified_accuracy) if p else "--" for _, p in shown),
         ]
-        lines.append(f"% {job.id}: certifier {certifier.certifier}, {certifier.statement}, {certifier.examples} examples, percent")
+        lines.append(f"% {job.id}: certifier {certifier.certifier}, {certifier.statement}, percent of {certifier.basis}")
         lines.append(f"% certifier & clean & {' & '.join(text for text, _ in shown)}")
         lines.append(" & ".join(_escaped(cell.removesuffix(" %")) for cell in cells) + r" \\")
     return "\n".join(lines) + "\n"
 
 
+def partial(job: Job) -> str:
+    """What a job that did not succeed is called, with its numbers; empty for one that did."""
+    return partial_words(job.progress.certificates_done, job.progress.certificates_total, job.state)
+
+
 def _points(certifier: CertifierReport, radii: Sequence[float]) -> list[tuple[str, CurvePoint | None]]:
     if not certifier.reaches:
         return []
-    return [(repr(radius), certifier.at(radius)) for radius in radii] if radii else list(certifier.shown(_SHOWN))
+    return [(show_given(radius), certifier.at(radius)) for radius in radii] if radii else list(certifier.shown(_SHOWN))
 
 
 def _escaped(text: str) -> str:

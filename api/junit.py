@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from certify.gates import Check, Judgement
+from certify.rounding import show_given
 from certify.text import printable
 from storage.records_gates import Outcome
 
@@ -40,7 +41,7 @@ def _counts(checks: Sequence[Check]) -> dict[str, str]:
 
 def _case(suite: ET.Element, outcome: Outcome, check: Check) -> None:
     radius, certifier = check.numbers.get("radius"), "" if check.certifier is None else f", certifier {check.certifier}"
-    name = f"rule {check.rule}: {check.kind}" + ("" if radius is None else f" at radius {radius:g}") + certifier
+    name = f"rule {check.rule}: {check.kind}" + ("" if radius is None else f" at radius {show_given(float(radius))}") + certifier
     case = ET.SubElement(suite, "testcase", {"classname": f"assay.{_clean(outcome.gate_name)}", "name": name, "time": "0"})
     sentence = _clean(check.sentence)
     if check.judgement is Judgement.FAIL:

@@ -208,6 +208,7 @@ class ProgressOut(Out):
     samples_done: int
     rate: float | None
     eta_seconds: float | None
+    verdicts: dict[str, int] = Field(default_factory=dict, description="stored rows by verdict; empty in lists of jobs")
 
 
 class JobOut(Out):

@@ -17,11 +17,12 @@ _EVENLY = 8
 
 
 class FoundOut(Out):
-    """A certificate, and the job, model and dataset it belongs to."""
+    """A certificate, and the job, model and dataset it belongs to; `partial` is empty where the job succeeded."""
 
     job: str
     model: str
     dataset: str
+    partial: str = Field(description='what a job without all of its answers is called: "PARTIAL: 256 of 399, cancelled"')
     certificate: Certificate
 
     @classmethod
@@ -61,12 +62,14 @@ class CompareOut(Out):
     base: str
     head: str
     examples: int
+    compared: int = Field(description="certifiers of head with any example that both runs answered; 0 is no answer, not a good one")
     certifiers: list[PairOut]
 
     @classmethod
     def of(cls, base: Side, head: Side, radii: Sequence[float]) -> CompareOut:
         pairs = [_pair(base, head, index, radii) for index in range(len(head.spec.certifiers)) if head.rows.get(index)]
-        return cls(base=base.job, head=head.job, examples=len(head.examples), certifiers=pairs)
+        compared = sum(any(point.unanswered < len(head.examples) for point in pair.points) for pair in pairs)
+        return cls(base=base.job, head=head.job, examples=len(head.examples), compared=compared, certifiers=pairs)
 
 
 def _pair(base: Side, head: Side, certifier: int, radii: Sequence[float]) -> PairOut:

@@ -83,7 +83,7 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     from pyarrow import parquet
 
     schema = pyarrow.schema(
-        [(name, pyarrow.string()) for name in ("job", "model", "dataset")]
+        [(name, pyarrow.string()) for name in ("job", "model", "dataset", "partial")]
         + [(name, pyarrow.int64()) for name in _INTEGERS]
         + [(name, pyarrow.float64()) for name in ("radius", "alpha", "seconds")]
         + [(name, pyarrow.bool_()) for name in (*_TRUTHS, "epsilon_verified")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ O = TypeVar("O", bound=Timed)  # noqa: E741
 class Outcome:
     """What a certifier says about one example. `reason` empty means the verdict's own sentence, `statement` null the certifier's own.
 
+    `radius` is what was proved; the row says a little less (`radius_down`). Where the question or the method stops at a certain radius,
+    that is `cap`, and a row whose proof goes beyond it claims exactly the cap.
+
     `seconds` is the time spent on it, for certifiers that work on many examples at once; otherwise it is measured between outcomes.
     """
 
@@ -40,6 +44,7 @@ class Outcome:
     verdict: Verdict
     reason: str = ""
     radius: float = 0.0
+    cap: float = math.inf
     epsilon_verified: bool | None = None
     evidence: Evidence | None = None
     seconds: float | None = None
@@ -131,7 +136,7 @@ class Certifier(Finder[S, Outcome], Generic[S]):
         return None
 
     def finding(self, outcome: Outcome, row: int, label: int, seconds: float) -> Certificate:
-        """A certificate, its radius rounded down."""
+        """A certificate, its radius rounded down and no larger than the outcome's cap."""
         return Certificate(
             example=row,
             certifier=self.index,
@@ -143,7 +148,7 @@ class Certifier(Finder[S, Outcome], Generic[S]):
             verdict=outcome.verdict,
             reason=outcome.reason or outcome.verdict.sentence,
             norm=self.norm,
-            radius=radius_down(outcome.radius) if outcome.verdict is Verdict.CERTIFIED else 0.0,
+            radius=min(radius_down(outcome.radius), outcome.cap) if outcome.verdict is Verdict.CERTIFIED else 0.0,
             epsilon_verified=outcome.epsilon_verified,
             alpha=self.alpha,
             evidence=outcome.evidence,

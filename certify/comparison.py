@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from certify.certificate import holds_at
 from certify.spec import CertifierSpec, InstanceSmoothingSpec, Spec
 from certify.statement import Base, Statement
-from certify.verdict import Verdict
-
-UNANSWERED = (Verdict.TIMEOUT, Verdict.ERROR)
+from certify.verdict import UNANSWERED, Verdict
 
 
 @dataclass(frozen=True, slots=True)

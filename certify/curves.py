@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from statistics import median_low
 
@@ -15,34 +15,42 @@ from certify.rounding import show_distance_upper
 from certify.spec import BoundsSpec, CertifierSpec, InstanceSmoothingSpec, PredictingSpec, RadiusSpec, Spec, decided_radii
 from certify.specs.instance import ModelSelector
 from certify.statement import Base, Statement
+from certify.statistics.band import simultaneous
 from certify.statistics.binomial import lower_limit, upper_limit
-from certify.verdict import Verdict
+from certify.verdict import UNANSWERED, Verdict
 
 _BAND = 0.05
 _LISTED = 16
 
 
-def report(findings: Sequence[Certificate | AttackResult], spec: Spec) -> Report:
+def report(findings: Sequence[Certificate | AttackResult], spec: Spec, asked: int | None = None) -> Report:
     """What the rows of one job say, certifier by certifier.
 
-    Certified accuracy at r is the share of all examples, abstentions and errors included, whose certificate proves the correct
+    Certified accuracy at r is the share of all rows, abstentions and errors included, whose certificate proves the correct
     answer at least as far as r. Certifiers are never merged: each keeps its own statement. Attacks are reported apart from them.
+
+    Args:
+        findings: the rows that there are.
+        spec: of the job.
+        asked: how many examples the job asked for; null where that is not known.
     """
     ordered = sorted(findings, key=lambda finding: (finding.certifier, finding.example))
     groups = [(index, list(group)) for index, group in groupby(ordered, key=lambda finding: finding.certifier)]
     proved = ((index, [row for row in rows if isinstance(row, Certificate)]) for index, rows in groups)
     attacked = ([row for row in rows if isinstance(row, AttackResult)] for _, rows in groups)
     return Report(
-        certifiers=tuple(_certifier(rows, spec.certifiers[index]) for index, rows in proved if rows),
-        attacks=tuple(_attack(rows) for rows in attacked if rows),
+        certifiers=tuple(_certifier(rows, spec.certifiers[index], asked) for index, rows in proved if rows),
+        attacks=tuple(_attack(rows, asked) for rows in attacked if rows),
     )
 
 
-def _attack(rows: list[AttackResult]) -> AttackReport:
+def _attack(rows: list[AttackResult], asked: int | None) -> AttackReport:
     first, count = rows[0], len(rows)
     correct = sum(row.correct for row in rows)
     broken = Counter(row.distance_upper for row in rows if row.correct and row.distance_upper is not None)
-    left, points = correct, [AttackPoint(radius=0.0, unbroken=correct / count)]
+    failed = sum(row.prediction is None for row in rows)
+    left = correct + failed
+    points = [AttackPoint(radius=0.0, unbroken=left / count)]
     for distance, finds in sorted(broken.items()):
         left -= finds
         points.append(AttackPoint(radius=distance, unbroken=left / count))
@@ -55,19 +63,24 @@ def _attack(rows: list[AttackResult]) -> AttackReport:
         examples=count,
         correct=correct,
         found=sum(row.found for row in rows),
-        failed=sum(row.prediction is None for row in rows),
-        clean_accuracy=correct / count,
+        failed=failed,
+        clean_accuracy=correct / max(1, count - failed),
         curve=tuple(points),
+        asked=asked,
     )
 
 
-def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
+def _certifier(rows: list[Certificate], spec: CertifierSpec, asked: int | None) -> CertifierReport:
     first, count = next((row for row in rows if row.evidence), rows[0]), len(rows)
     proved = sorted(row.radius for row in rows if row.verdict is Verdict.CERTIFIED and row.correct)
     evidence = first.evidence
     radii = [row.radius if row.correct else 0.0 for row in rows]
     decided, note = _decided(spec)
     statement, also = _statement(rows, first)
+    missing = sum(row.verdict in UNANSWERED for row in rows)
+    correct = sum(row.correct for row in rows if row.verdict not in UNANSWERED)
+    depends = _depends(statement)
+    share = Share(count, missing, not depends)
     return CertifierReport(
         certifier=first.certifier,
         kind=first.kind,
@@ -82,15 +95,18 @@ def _certifier(rows: list[Certificate], spec: CertifierSpec) -> CertifierReport:
         samples=_copies(rows),
         seconds=sum(row.seconds for row in rows) / count,
         examples=count,
-        correct=sum(row.correct for row in rows),
+        correct=correct,
         verdicts=dict(sorted(Counter(row.verdict for row in rows).items())),
-        clean_accuracy=sum(row.correct for row in rows) / count,
-        curve=tuple(curve(proved, count) if decided is None else curve_at(decided, proved, count)),
+        clean_accuracy=correct / max(1, count - missing),
+        curve=tuple(curve(proved, share) if decided is None else curve_at(decided, proved, share)),
+        asked=asked,
+        answered=count - missing,
+        beyond=share.point(max([*proved, *(decided or ())], default=0.0), 0),
         median_radius=median_low(radii) if decided is None else None,
         average_radius=sum(radii) / count if decided is None else None,
         largest_radius=max(radii) if decided is None else None,
         at_cap=sum(isinstance(row.evidence, BoundsEvidence) and row.evidence.at_cap for row in rows),
-        note=" ".join(part for part in (note, also, _cut(first), _levels(rows), _behind(first)) if part),
+        note=" ".join(part for part in (note, also, _cut(first), _levels(rows), _behind(first), depends) if part),
     )
 
 
@@ -143,46 +159,66 @@ def _levels(rows: Sequence[Certificate]) -> str:
     return f"Each input has a noise level of its own: {', '.join(f'{sigma:g} for {count}' for sigma, count in used)}."
 
 
-def curve(proved: Sequence[float], count: int) -> list[CurvePoint]:
+def _depends(statement: Statement) -> str:
+    """Why the rows are no independent draws, if they are not."""
+    if statement.transductive:
+        return "The selector has seen examples of this job: the intervals, which take rows for independent draws, do not hold here."
+    if statement.base in (Base.MEMORY, Base.MEMORY_PREDICTION):
+        return "Rows depend on those before them: the intervals, which take rows for independent draws, do not hold here."
+    return ""
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of `count` rows, `missing` of which have no answer, with intervals; the simultaneous one where rows are `independent`."""
+
+    count: int
+    missing: int = 0
+    independent: bool = True
+
+    def point(self, radius: float, wins: int) -> CurvePoint:
+        ends = simultaneous(wins, self.missing, self.count, _BAND) if self.independent else (None, None)
+        return CurvePoint(
+            radius=radius,
+            certified_accuracy=wins / self.count,
+            low=lower_limit(wins, self.count, _BAND / 2),
+            high=upper_limit(wins + self.missing, self.count, _BAND / 2),
+            low_simultaneous=ends[0],
+            high_simultaneous=ends[1],
+        )
+
+
+def curve(proved: Sequence[float], share: Share) -> list[CurvePoint]:
     """Certified accuracy at 0 and at every radius where it steps.
 
     Args:
         proved: radii of the correctly certified examples, ascending.
-        count: number of all examples, >= 1.
+        share: of how many rows.
 
     Returns:
         Points by ascending radius; between two of them the value of the right one holds.
     """
-    points = [_point(0.0, len(proved), count)]
+    points = [share.point(0.0, len(proved))]
     for index, radius in enumerate(proved):
         if index == 0 or radius != proved[index - 1]:
-            points.append(_point(radius, len(proved) - index, count))
+            points.append(share.point(radius, len(proved) - index))
     return points
 
 
-def curve_at(radii: Sequence[float], proved: Sequence[float], count: int) -> list[CurvePoint]:
+def curve_at(radii: Sequence[float], proved: Sequence[float], share: Share) -> list[CurvePoint]:
     """Certified accuracy at given radii only.
 
     Args:
         radii: ascending.
         proved: radii of the correctly certified examples.
-        count: number of all examples, >= 1.
+        share: of how many rows.
     """
-    return [_point(radius, sum(one >= radius for one in proved), count) for radius in radii]
+    return [share.point(radius, sum(one >= radius for one in proved)) for radius in radii]
 
 
 def accuracy_at(certificates: Sequence[Certificate], radius: float) -> float:
     """Certified accuracy at `radius` over all given certificates of one certifier."""
     return sum(certificate.holds_at(radius) for certificate in certificates) / len(certificates)
-
-
-def _point(radius: float, wins: int, count: int) -> CurvePoint:
-    return CurvePoint(
-        radius=radius,
-        certified_accuracy=wins / count,
-        low=lower_limit(wins, count, _BAND / 2),
-        high=upper_limit(wins, count, _BAND / 2),
-    )
 
 
 def _decided(spec: CertifierSpec) -> tuple[tuple[float, ...] | None, str]:

@@ -1,4 +1,4 @@
-"""What a run's exit code says: 0 done or gate passed, 1 refuted or gate failed, 2 unknown or abstained, 3 timeout, 4 error."""
+"""What a run's exit code says: 0 done or gate passed, 1 refuted or gate failed, 2 unknown, abstained or cancelled, 3 timeout, 4 error."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fractions import Fraction
 from certify.certificate import Certificate
 from certify.errors import Problem, SpecError
 from certify.findings import AttackResult
-from certify.rounding import show_share
+from certify.rounding import show_given, show_given_share, show_share, show_share_upper
 from certify.spec import BoundsSpec, CertifierSpec, RadiusSpec, Spec, SplittingSpec
-from certify.verdict import Verdict
+from certify.verdict import UNANSWERED, Verdict
 
 PREDICTING = ("predict", "dual-predict", "memory-predict")
 
@@ -36,6 +36,7 @@ _OF_VERDICT = {
     Verdict.TIMEOUT: Exit.TIMEOUT,
     Verdict.ERROR: Exit.ERROR,
 }
+_VERBS = {Exit.DONE: "meets", Exit.UNKNOWN: "leaves open", Exit.REFUTED: "misses"}
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,18 @@ class Requirement:
 
 @dataclass(frozen=True)
 class GateResult:
-    """Whether one certifier met one requirement, in a sentence with the numbers."""
+    """Whether one certifier met one requirement, in a sentence with the numbers.
 
-    passed: bool
+    `code` is DONE where it is met whatever the missing answers were, REFUTED where it is missed whatever they were, else UNKNOWN.
+    """
+
+    code: Exit
     sentence: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is met for certain."""
+        return self.code is Exit.DONE
 
 
 def exit_code(spec: Spec, findings: Sequence[Certificate | AttackResult]) -> Exit:
@@ -84,13 +93,21 @@ def strongest(codes: Iterable[Exit]) -> Exit:
     return min(codes, key=_STRENGTH.index, default=Exit.DONE)
 
 
+def ended(state: str) -> Exit:
+    """What the state in which a job ended says by itself: one that was cancelled leaves its question open, one that failed is an error."""
+    return {"succeeded": Exit.DONE, "cancelled": Exit.UNKNOWN}.get(state, Exit.ERROR)
+
+
 def meets(held: int, total: int, share: float) -> bool:
     """Whether `held` of `total` is at least `share`, as the decimal that the share was written as: 7 of 100 meet 0.07."""
     return held >= Fraction(repr(share)) * total
 
 
 def check_gates(requirements: Iterable[Requirement], findings: Sequence[Certificate | AttackResult]) -> list[GateResult]:
-    """Every requirement against every certifier that claims radii, on all its examples; errors and abstentions count as not certified."""
+    """Every requirement against every certifier that claims radii, on all its examples.
+
+    Abstentions count as not certified. Errors and timeouts are no answers: they are first taken for the worse, then for the better.
+    """
     by_certifier: dict[int, list[Certificate]] = {}
     for finding in findings:
         if isinstance(finding, AttackResult) or finding.kind in PREDICTING:
@@ -98,19 +115,27 @@ def check_gates(requirements: Iterable[Requirement], findings: Sequence[Certific
         by_certifier.setdefault(finding.certifier, []).append(finding)
     if not by_certifier:
         why = "no certifier of this run claims a radius, so that nothing meets the gate: certified accuracy"
-        return [GateResult(False, f"{why} {one.share:g} at radius {one.radius:g} is required") for one in requirements]
+        return [
+            GateResult(Exit.REFUTED, f"{why} {show_given_share(one.share)} at radius {show_given(one.radius)} is required")
+            for one in requirements
+        ]
     return [_gate(requirement, index, rows) for requirement in requirements for index, rows in sorted(by_certifier.items())]
 
 
 def _gate(requirement: Requirement, index: int, rows: list[Certificate]) -> GateResult:
     held = sum(row.holds_at(requirement.radius) for row in rows)
-    passed = meets(held, len(rows), requirement.share)
-    verb = "meets" if passed else "misses"
+    missing = sum(row.verdict in UNANSWERED for row in rows)
+    total = len(rows)
+    worst = meets(held, total, requirement.share)
+    best = meets(held + missing, total, requirement.share)
+    code = Exit.DONE if worst else Exit.UNKNOWN if best else Exit.REFUTED
     claim = (rows[0].kind, rows[0].norm, *rows[0].statement.terms)
+    share = show_share(held / total) + (f" to {show_share_upper((held + missing) / total)}" if missing else "")
+    counted = f"{held} of {total}" + (f", {missing} without an answer" if missing else "")
     return GateResult(
-        passed,
-        f"certifier {index} ({', '.join(claim)}) {verb} the gate: certified accuracy {show_share(held / len(rows))} at radius"
-        f" {requirement.radius:g} ({held} of {len(rows)}), required {requirement.share:g}",
+        code,
+        f"certifier {index} ({', '.join(claim)}) {_VERBS[code]} the gate: certified accuracy {share} at radius"
+        f" {show_given(requirement.radius)} ({counted}), required {show_given_share(requirement.share)}",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from certify.errors import InputError, Problem, problems_of
-from certify.rounding import radius_down
+from certify.rounding import show_given, show_radius
 from certify.spec import (
     AttackSpec,
     BoundsSpec,
@@ -191,19 +191,18 @@ def silent(rule: Rule, certifier: CertifierSpec) -> str:
         return ""
     radii = decided_radii(certifier)
     if radii is not None and rule.radius not in radii:
-        listed = ", ".join(f"{radius:g}" for radius in radii)
-        return f"decides radius {listed} only, not {rule.radius:g}; use one of these radii, or ask the job for this one"
+        listed = ", ".join(show_given(radius) for radius in radii)
+        return f"decides radius {listed} only, not {show_given(rule.radius)}; use one of these radii, or ask the job for this one"
     if radii is None and rule.radius > (reach := _reach(certifier)):
-        return (
-            f"never certifies radius {rule.radius:g}: it reaches {reach:.6g} at most; use a smaller radius, or a job that reaches further"
-        )
+        why = f"never certifies radius {show_given(rule.radius)}: it reaches {show_radius(reach, 6)} at most"
+        return f"{why}; use a smaller radius, or a job that reaches further"
     return ""
 
 
 def _reach(certifier: CertifierSpec) -> float:
     """No certificate of this certifier has a larger radius."""
     if isinstance(certifier, BoundsSpec):
-        return radius_down(certifier.max_radius or 0.0)
+        return certifier.max_radius or 0.0
     if isinstance(certifier, LatentSmoothingSpec | LipschitzSpec):
         return math.inf  # it depends on the model, which may shrink distances
     if isinstance(certifier, RadiusSpec):

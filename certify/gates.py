@@ -15,7 +15,7 @@ from certify.comparison import Side, compare, counterpart, unlike
 from certify.exit_codes import Exit, meets
 from certify.gate_rules import Abstention, CertifiedAccuracy, NoDrop, Rule, Rules, silent
 from certify.mcnemar import p_value
-from certify.rounding import show_share
+from certify.rounding import show_given, show_given_share, show_share, show_share_upper, show_upper
 from certify.spec import Frozen
 from certify.verdict import Verdict
 
@@ -171,10 +171,11 @@ def _accuracy(rule: CertifiedAccuracy, index: int, run: Side, interval: Interval
     total, certified, missing = len(answers), sum(a is True for a in answers), sum(a is None for a in answers)
     low, high = interval(certified, total)[0], interval(certified + missing, total)[1]
     judgement = _decide(meets(certified, total, rule.at_least), meets(certified + missing, total, rule.at_least))
-    found = show_share(certified / total) + (f" to {show_share((certified + missing) / total)}" if missing else "")
+    found = show_share(certified / total) + (f" to {show_share_upper((certified + missing) / total)}" if missing else "")
+    where = f"at radius {show_given(rule.radius)} ({certified} of {total}{_without(missing)})"
     words = (
-        f"{_VERBS[judgement]} the gate: certified accuracy {found} at radius {rule.radius:g} ({certified} of {total}{_without(missing)}),"
-        f" required {show_share(rule.at_least)}; 95 % interval for the population {show_share(low)} to {show_share(high)}"
+        f"{_VERBS[judgement]} the gate: certified accuracy {found} {where},"
+        f" required {show_given_share(rule.at_least)}; 95 % interval for the population {show_share(low)} to {show_share_upper(high)}"
     )
     numbers: Numbers = {"radius": rule.radius, "certified": certified, "examples": total, "unanswered": missing}
     return _Found(judgement, words, {**numbers, "required": rule.at_least, "low": low, "high": high})
@@ -186,10 +187,11 @@ def _abstention(rule: Abstention, index: int, run: Side) -> _Found:
     without = sum(row.verdict in UNDECIDED for row in rows.values())
     at_most = Fraction(repr(rule.at_most)) * total
     judgement = _decide(without + missing <= at_most, without <= at_most)
-    found = show_share(without / total) + (f" to {show_share((without + missing) / total)}" if missing else "")
+    # What lacks a decision is rounded up: the words never say that there was less of it.
+    found = show_share_upper(without / total) + (f" to {show_share_upper((without + missing) / total)}" if missing else "")
     words = (
         f"{_VERBS[judgement]} the gate: {found} without a decision ({without} of {total}{_without(missing)}),"
-        f" at most {show_share(rule.at_most)} allowed"
+        f" at most {show_given_share(rule.at_most)} allowed"
     )
     return _Found(judgement, words, {"undecided": without, "examples": total, "unanswered": missing, "at_most": rule.at_most})
 
@@ -203,7 +205,7 @@ def _level(rule: NoDrop, night: Night | None, comparisons: int) -> _Level:
     nightly = rule.level(night.per_year if night else 1)
     parts = []
     if night and rule.level_per_year is not None:
-        parts += [f"{rule.level_per_year:g} a year over {night.per_year} nights", f"{_short(nightly)} a night"]
+        parts += [f"{show_given(rule.level_per_year)} a year over {night.per_year} nights", f"{_short(nightly)} a night"]
     elif night:
         parts += [
             f"{_short(nightly)} a night",
@@ -220,9 +222,10 @@ def _level(rule: NoDrop, night: Night | None, comparisons: int) -> _Level:
 def _drop(rule: NoDrop, index: int, run: Side, before: Side | str, level: _Level) -> _Found:
     numbers: Numbers = {"radius": rule.radius, "level": float(level.value)}
     if isinstance(before, str):
-        return _Found(Judgement.INCONCLUSIVE, f"is compared with nothing at radius {rule.radius:g}: {before}; {level.words}", numbers)
+        words = f"is compared with nothing at radius {show_given(rule.radius)}: {before}; {level.words}"
+        return _Found(Judgement.INCONCLUSIVE, words, numbers)
     numbers["baseline"] = before.job
-    where, why = f"{before.job} at radius {rule.radius:g}", unlike(run, before, index)
+    where, why = f"{before.job} at radius {show_given(rule.radius)}", unlike(run, before, index)
     there = counterpart(run, before, index)
     if why or there is None:
         return _Found(Judgement.INCONCLUSIVE, f"is not compared with {where}: {why}; {level.words}", numbers)
@@ -242,7 +245,8 @@ def _drop(rule: NoDrop, index: int, run: Side, before: Side | str, level: _Level
 
 
 def _short(value: Fraction) -> str:
-    return f"{float(value):.3g}"
+    """A level, rounded up: false alarms are not said to be rarer than they are."""
+    return show_upper(value, 3)
 
 
 def _p_words(worst: Fraction, best: Fraction, level: Fraction) -> str:
@@ -252,8 +256,8 @@ def _p_words(worst: Fraction, best: Fraction, level: Fraction) -> str:
 
 
 def _shown(p: Fraction, level: Fraction) -> str:
-    """A p-value in as few digits as keep it on its side of the level."""
+    """A p-value, rounded up, in as few digits as keep it on its side of the level."""
     if p < Fraction(1, 10**300):
         return "1e-300 or less"
-    texts = (f"{float(p):.{digits}g}" for digits in range(2, 18))
+    texts = (show_upper(p, digits) for digits in range(2, 18))
     return next((text for text in texts if (Fraction(text) <= level) == (p <= level)), repr(float(p)))

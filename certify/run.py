@@ -31,11 +31,15 @@ class Plan(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is: examples of one certifier answered, and noisy copies evaluated so far."""
+    """How far a run is: examples of one certifier answered, and noisy copies evaluated so far.
+
+    `verdicts` counts the answers, where a certifier knows them before it hands them over.
+    """
 
     certifier: int
     examples: int
     samples: int = 0
+    verdicts: Mapping[str, int] = field(default_factory=dict)
 
 
 def _never() -> bool:

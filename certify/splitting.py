@@ -61,7 +61,15 @@ class SplittingCertifier(SamplingCertifier[SplittingSpec]):
             precision=self.spec.precision,
         )
         exact = f"The smoothed classifier answers class {top} at the input, exactly; its lead in votes is too small for a radius of 1/255."
-        return Outcome(prediction=top, verdict=Verdict.CERTIFIED, reason="" if steps else exact, radius=steps / LEVELS, evidence=evidence)
+        return Outcome(
+            prediction=top,
+            verdict=Verdict.CERTIFIED,
+            reason="" if steps else exact,
+            # Grid inputs lie whole steps apart: every radius below the next one proves the same ball, that of `steps` among them.
+            radius=(steps + 0.5) / LEVELS,
+            cap=steps / LEVELS,
+            evidence=evidence,
+        )
 
     @cached_property
     def _template(self) -> Array:

@@ -1,5 +1,6 @@
 """What can become of one example, and a sentence that tells the user what it means and what to change."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -16,6 +17,8 @@ class Verdict(StrEnum):
         return _SENTENCES[self]
 
 
+# No answer was given: neither a right one nor a wrong one.
+UNANSWERED = (Verdict.TIMEOUT, Verdict.ERROR)
 _SENTENCES = {
     Verdict.CERTIFIED: "The answer provably stays the same inside the radius.",
     Verdict.ABSTAINED: "The votes do not single out one class at this alpha; more samples or another sigma may decide it.",
@@ -24,3 +27,11 @@ _SENTENCES = {
     Verdict.TIMEOUT: "The wall-clock limit ended the work before an answer; raise the limit or choose a cheaper method.",
     Verdict.ERROR: "No answer could be computed; the reason says why.",
 }
+
+
+def verdict_words(counts: Mapping[str, int]) -> str:
+    """What became of rows, as an addition to their number: " (117 certified, 283 abstained)"; empty when nothing is counted."""
+    order = [str(verdict) for verdict in Verdict]
+    ranked = sorted(counts, key=lambda name: order.index(name) if name in order else len(order))
+    listed = ", ".join(f"{counts[name]} {name}" for name in ranked if counts[name])
+    return f" ({listed})" if listed else ""

@@ -70,7 +70,7 @@ def watch(db: Database, tenant_id: str, job_id: str, after: int = 0) -> Watched:
         return Watched(
             state=JobState(row["state"]),
             condition=row["condition"],
-            progress=progress(connection, row, db.now(connection)),
+            progress=progress(connection, row, db.now(connection), by_verdict=True),
             events=tuple(JobEvent(seq=e.seq, event=e.event, body=e.body) for e in found),
             more=len(found) == _AT_ONCE,
         )

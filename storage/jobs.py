@@ -84,7 +84,7 @@ def submit_job(
 
 def get_job(db: Database, tenant_id: str, job_id: str) -> Job:
     with db.read() as connection:
-        return _job(connection, one(connection, jobs, tenant_id, job_id), db.now(connection))
+        return _job(connection, one(connection, jobs, tenant_id, job_id), db.now(connection), by_verdict=True)
 
 
 def has_ended(db: Database, tenant_id: str, job_id: str) -> bool:
@@ -107,7 +107,7 @@ def request_cancel(db: Database, tenant_id: str, job_id: str, by: Actor = audit.
     with db.begin() as connection:
         now = db.now(connection)
         cancel_job(connection, now, tenant_id, job_id, by)
-        return _job(connection, one(connection, jobs, tenant_id, job_id), now)
+        return _job(connection, one(connection, jobs, tenant_id, job_id), now, by_verdict=True)
 
 
 def cancel_job(connection: sa.Connection, now: datetime, tenant_id: str, job_id: str, by: Actor = audit.SERVER) -> None:
@@ -319,7 +319,7 @@ def _end(connection: sa.Connection, row: Any, state: JobState, now: datetime, **
     webhooks.announce(connection, row["tenant_id"], "job.ended", row["id"], told, now)
 
 
-def _job(connection: sa.Connection, row: Any, now: datetime) -> Job:
+def _job(connection: sa.Connection, row: Any, now: datetime, *, by_verdict: bool = False) -> Job:
     state = JobState(row["state"])
     spec = parse_spec(row["spec"])
     plain = {name: row[name] for name in Job.__dataclass_fields__ if name in row and name not in _PARSED}
@@ -333,6 +333,6 @@ def _job(connection: sa.Connection, row: Any, now: datetime) -> Job:
             "plan": Plan.model_validate_json(row["plan"]) if row["plan"] else None,
             "report": Report.model_validate_json(row["report"]).completed(spec) if row["report"] else None,
             "error": load_problems(row["error"]),
-            "progress": progress(connection, row, now),
+            "progress": progress(connection, row, now, by_verdict=by_verdict),
         }
     )

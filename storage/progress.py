@@ -11,10 +11,11 @@ from certify.facts import DatasetFacts
 from certify.spec import parse_spec
 from storage.records import Progress, ShardState
 from storage.scoped import one, owned
-from storage.tables import datasets, shards
+from storage.tables import attack_results, certificates, datasets, shards
 
 
-def progress(connection: sa.Connection, row: Any, now: datetime) -> Progress:
+def progress(connection: sa.Connection, row: Any, now: datetime, *, by_verdict: bool = False) -> Progress:
+    """How far the job of that row is; what became of its rows, which takes a look at each, only where it is asked for."""
     size, done = shards.c.last - shards.c.first, shards.c.state == ShardState.DONE
     answered = sa.case((done, size), (shards.c.state == ShardState.LEASED, shards.c.examples_done), else_=0)
     query = sa.select(
@@ -40,7 +41,23 @@ def progress(connection: sa.Connection, row: Any, now: datetime) -> Progress:
         samples_done=int(samples or 0),
         rate=rate,
         eta_seconds=left / rate if rate and row["finished_at"] is None else None,
+        verdicts=_verdicts(connection, row) if by_verdict else {},
     )
+
+
+def _verdicts(connection: sa.Connection, row: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for table, what in ((certificates, certificates.c.verdict), (attack_results, attack_results.c.found)):
+        mine = owned(table, row["tenant_id"]) & (table.c.job_id == row["id"])
+        for value, count in connection.execute(sa.select(what, sa.func.count()).where(mine).group_by(what).order_by(what)):
+            counts[_name(value)] = count
+    return counts
+
+
+def _name(value: str | bool) -> str:
+    if isinstance(value, str):
+        return value
+    return "attack found" if value else "no attack found"
 
 
 def _expected(connection: sa.Connection, row: Any) -> int:

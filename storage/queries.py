@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from certify.certificate import Certificate
 from certify.comparison import Side
+from certify.report import partial_words
 from certify.statement import Base, Statement
 from storage import cursors
 from storage.database import Database
 from storage.gate_inputs import side
-from storage.records import Page
+from storage.progress import progress
+from storage.records import JobState, Page
 from storage.scoped import one, owned
 from storage.tables import certificates, datasets, jobs, models
 
@@ -43,11 +46,12 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A certificate and the job that made it."""
+    """A certificate and the job that made it. `partial` is empty when the job succeeded, else what it is called, with its numbers."""
 
     job: str
     model: str
     dataset: str
+    partial: str
     certificate: Certificate
 
 
@@ -62,9 +66,10 @@ def find_certificates(db: Database, tenant_id: str, wanted: Filter, *, limit: in
     with db.read() as connection:
         query = _query(tenant_id, _conditions(connection, tenant_id, wanted))
         rows = connection.execute(_page(query, behind, cursors.checked(limit) + 1)).all()
+        found = _found(db, connection, tenant_id, rows[:limit])
     last = rows[limit - 1] if len(rows) > limit else None
     following = None if last is None else cursors.encode("certificates", last.job_id, last.certifier, last.example)
-    return Page(items=tuple(map(_found, rows[:limit])), next_cursor=following)
+    return Page(items=tuple(found), next_cursor=following)
 
 
 def iter_found(db: Database, tenant_id: str, wanted: Filter) -> Iterator[Found]:
@@ -75,7 +80,7 @@ def iter_found(db: Database, tenant_id: str, wanted: Filter) -> Iterator[Found]:
     """
     with db.read() as connection:
         query = _query(tenant_id, _conditions(connection, tenant_id, wanted))
-    return _stream(db, query)
+    return _stream(db, tenant_id, query)
 
 
 def both_sides(db: Database, tenant_id: str, base: str, head: str) -> tuple[Side, Side]:
@@ -89,12 +94,13 @@ def both_sides(db: Database, tenant_id: str, base: str, head: str) -> tuple[Side
     return first, second
 
 
-def _stream(db: Database, query: sa.Select[Any]) -> Iterator[Found]:
+def _stream(db: Database, tenant_id: str, query: sa.Select[Any]) -> Iterator[Found]:
     behind = None
     while True:
         with db.read() as connection:
             rows = connection.execute(_page(query, behind, _AT_ONCE)).all()
-        yield from map(_found, rows)
+            found = _found(db, connection, tenant_id, rows)
+        yield from found
         if len(rows) < _AT_ONCE:
             return
         behind = (rows[-1].job_id, rows[-1].certifier, rows[-1].example)
@@ -148,5 +154,24 @@ def _page(query: sa.Select[Any], behind: tuple[Any, ...] | None, limit: int) -> 
     return query.order_by(job.desc(), certificates.c.certifier, certificates.c.example).limit(limit)
 
 
-def _found(row: Any) -> Found:
-    return Found(job=row.job_id, model=row.model_id, dataset=row.dataset_id, certificate=Certificate.model_validate_json(row.document))
+def _found(db: Database, connection: sa.Connection, tenant_id: str, rows: Sequence[Any]) -> list[Found]:
+    """Rows with what their jobs are called, which is looked up once for each job."""
+    now = db.now(connection)
+    called = {job: _called(connection, one(connection, jobs, tenant_id, job), now) for job in {row.job_id for row in rows}}
+    return [
+        Found(
+            job=row.job_id,
+            model=row.model_id,
+            dataset=row.dataset_id,
+            partial=called[row.job_id],
+            certificate=Certificate.model_validate_json(row.document),
+        )
+        for row in rows
+    ]
+
+
+def _called(connection: sa.Connection, job: Any, now: datetime) -> str:
+    if job["state"] == JobState.SUCCEEDED:
+        return ""
+    there = progress(connection, job, now)
+    return partial_words(there.certificates_done, there.certificates_total, job["state"])

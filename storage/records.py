@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, Literal, TypeVar
@@ -166,6 +167,7 @@ class Progress:
     """How far a job is, counted when it is read.
 
     `certificates_done` is what is stored plus what live workers say they have answered; it falls back when a worker is lost.
+    `verdicts` counts the stored rows by verdict, attacks by whether they `found` anything; it is empty where many jobs are listed.
     `rate` is in certificates per second since the first shard started; both `rate` and `eta_seconds` are None while unknown.
     """
 
@@ -176,6 +178,7 @@ class Progress:
     samples_done: int
     rate: float | None
     eta_seconds: float | None
+    verdicts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

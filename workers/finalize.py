@@ -37,7 +37,8 @@ def concluded(db: Database, job: Job, model: Callable[[], Model], dataset: Calla
     findings = list(results.iter_findings(db, job.tenant_id, job.id))
     wrong, found = contradicted(findings, job.spec, job.plan, model, dataset), clashes(findings, job.spec, dataset)
     revoke(db, job.tenant_id, found)
-    return report(findings, job.spec), (*wrong, *(clash.problem() for clash in found[:_NAMED]))
+    asked = job.progress.certificates_total // len(job.spec.certifiers)
+    return report(findings, job.spec, asked), (*wrong, *(clash.problem() for clash in found[:_NAMED]))
 
 
 def remember(db: Database, job: Job, dataset: Callable[[], Dataset]) -> None:

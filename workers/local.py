@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from certify import Examples, Model, certify
 from certify.certificate import Certificate, Provenance, Versions
 from certify.curves import report
 from certify.errors import ContradictionError, SpecError
-from certify.exit_codes import Exit, Requirement, check_gates, exit_code
+from certify.exit_codes import Exit, Requirement, check_gates, exit_code, strongest
 from certify.facts import check
 from certify.findings import AttackResult
 from certify.precision import check_device
 from certify.rounding import show_share, show_share_upper
 from certify.run import Progress, Run, public_key
 from certify.spec import MemoryPredictSpec, Spec, parse_spec
+from certify.verdict import verdict_words
 from workers.agreement import check_agreement, recheck
 from workers.command import Parser, answered, read_file, whole_file, wrong
 from workers.datasets import dataset_facts, read_dataset
@@ -50,17 +52,17 @@ def _certify(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{gate.sentence}\n")
     code = exit_code(spec, findings)
     if requirements and code is not Exit.ERROR:
-        return Exit.DONE if all(gate.passed for gate in gates) else Exit.REFUTED
+        return strongest(gate.code for gate in gates)
     return code
 
 
-def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> list[Certificate | AttackResult]:
+def answer(spec: Spec, options: argparse.Namespace, verb: str = "done") -> list[Certificate | AttackResult]:
     """The results of a spec with a public seed; they are in the file `options.out`, which is written whole or not at all.
 
     Args:
         spec: checked against the model and the dataset before anything is computed.
         options: what `add_inputs` and `add_outputs` ask for.
-        verb: what is done to an example, for the progress on stderr.
+        verb: what is said of an example that has its row, for the progress on stderr.
 
     Raises:
         InputError: a file or an option cannot be used.
@@ -89,7 +91,7 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "certified") -> 
         on_progress=pace.tell,
     )
     examples = Examples(tuple(rows), dataset.x[list(rows)], dataset.y[list(rows)])
-    sampled = recheck(model, model_bytes, certify(model, examples, spec, run))
+    sampled = pace.counted(recheck(model, model_bytes, certify(model, examples, spec, run)))
     findings = _write(Path(options.out), remembered_here(sampled, spec, dataset))
     pace.close()
     if problems := contradicted(findings, spec, plan, lambda: model, lambda: dataset):
@@ -194,18 +196,25 @@ def _write(path: Path, findings: Iterator[Certificate | AttackResult]) -> list[C
 
 
 class Pace:
-    """Says on stderr how far the run is, how fast it goes and how long the rest will take."""
+    """Says on stderr how far the run is and what became of its rows, how fast it goes and how long the rest will take."""
 
     def __init__(self, examples: int, certifiers: int, verb: str) -> None:
         self._examples, self._total, self._verb = examples, examples * certifiers, verb
         self._started = self._last = time.monotonic()
+        self._rows: dict[int, Counter[str]] = {}
+
+    def counted(self, rows: Iterator[Certificate | AttackResult]) -> Iterator[Certificate | AttackResult]:
+        """The same rows, counted as they pass."""
+        for row in rows:
+            self._rows.setdefault(row.certifier, Counter())[_became(row)] += 1
+            yield row
 
     def tell(self, progress: Progress) -> None:
         done, now = progress.certifier * self._examples + progress.examples, time.monotonic()
         if now - self._last < 1.0 and done < self._total:
             return
         self._last, elapsed = now, max(now - self._started, 1e-9)
-        line = f"{self._verb} {done} of {self._total}"
+        line = f"{self._verb} {done} of {self._total}{self._became(progress)}"
         if progress.samples:
             line += f", {progress.samples:,} noisy copies"
         if done:
@@ -214,24 +223,37 @@ class Pace:
         sys.stderr.flush()
 
     def close(self) -> None:
+        """The last line, with all rows."""
         if sys.stderr.isatty():
             sys.stderr.write("\n")
+        if self._rows:
+            counts = sum(self._rows.values(), Counter())
+            sys.stderr.write(f"{self._verb} {counts.total()} of {self._total}{verdict_words(counts)}\n")
+
+    def _became(self, progress: Progress) -> str:
+        """Those of a certifier that tells its verdicts early, in place of its rows, which come later."""
+        latest = {progress.certifier: Counter(progress.verdicts)} if progress.verdicts else {}
+        return verdict_words(sum({**self._rows, **latest}.values(), Counter()))
+
+
+def _became(row: Certificate | AttackResult) -> str:
+    if isinstance(row, Certificate):
+        return row.verdict
+    return "attack found" if row.found else "no attack found"
 
 
 def _summary(spec: Spec, findings: Sequence[Certificate | AttackResult]) -> None:
     made = report(findings, spec)
     for found in made.certifiers:
-        sys.stderr.write(
-            f"\n{found.title}, statement {found.statement}: {found.examples} examples, correct {show_share(found.clean_accuracy)}\n"
-        )
-        for radius, point in found.shown(_SHOWN_RADII) if found.reaches else ():
-            sys.stderr.write(f"  certified accuracy at {radius}: {show_share(point.certified_accuracy)}\n")
+        sys.stderr.write(f"\n{found.title}, statement {found.statement}: {found.examples} examples, correct {found.correct_words}\n")
+        for at, point in found.shown(_SHOWN_RADII) if found.reaches else ():
+            sys.stderr.write(f"  certified accuracy at {at}: {show_share(point.certified_accuracy)}, {point.words}\n")
         if found.note:
             sys.stderr.write(f"  {found.note}\n")
     for attack in made.attacks:
-        sys.stderr.write(f"\n{attack.title}, not a certificate: {attack.examples} examples, correct {show_share(attack.clean_accuracy)}\n")
-        for radius, share in attack.shown(_SHOWN_RADII):
-            sys.stderr.write(f"  correct and no attack found up to {radius}: {show_share_upper(share)}\n")
+        sys.stderr.write(f"\n{attack.title}, not a certificate: {attack.examples} examples, correct {attack.correct_words}\n")
+        for at, share in attack.shown(_SHOWN_RADII):
+            sys.stderr.write(f"  correct and no attack found up to {at}: {show_share_upper(share)}\n")
 
 
 if __name__ == "__main__":

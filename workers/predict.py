@@ -13,7 +13,7 @@ from certify.exit_codes import exit_code
 from certify.question import in_own_words, prediction_spec
 from certify.rounding import show_share
 from certify.spec import Precision, PredictSpec, Spec
-from certify.verdict import Verdict
+from certify.verdict import UNANSWERED, Verdict
 from workers.command import Parser, answered
 from workers.local import add_inputs, add_outputs, answer
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> int:
     spec = _spec(options)
     try:
-        findings = answer(spec, options, "predicted")
+        findings = answer(spec, options)
     except InputError as error:
         raise in_own_words(error) from None
     _summary(options, [finding for finding in findings if isinstance(finding, Certificate)])
@@ -60,11 +60,13 @@ def _spec(options: argparse.Namespace) -> Spec:
 
 def _summary(options: argparse.Namespace, certificates: Sequence[Certificate]) -> None:
     count, correct = len(certificates), sum(c.correct for c in certificates)
+    answered = sum(c.verdict not in UNANSWERED for c in certificates)
+    errors = f"; {count - answered} without an answer" if answered < count else ""
     abstained = sum(c.verdict is Verdict.ABSTAINED for c in certificates)
     sys.stderr.write(
         f"\npredict ({options.noise}, sigma {options.sigma:g}), statement {certificates[0].statement}: {count} examples,"
         f" each answer at alpha {options.alpha:g}\n"
-        f"  smoothed accuracy {show_share(correct / count)} ({correct} of {count})\n"
+        f"  smoothed accuracy {show_share(correct / max(1, answered))} ({correct} of {answered}{errors})\n"
         f"  abstained {show_share(abstained / count)} ({abstained} of {count})\n"
         "  no radius is claimed\n"
     )

@@ -13,7 +13,7 @@ from certify.certificate import Certificate
 from certify.correction import check_semi_elasticity, correct
 from certify.curves import accuracy_at
 from certify.errors import InputError, problems_of
-from certify.exit_codes import Exit, Requirement, check_gates
+from certify.exit_codes import Exit, Requirement, check_gates, strongest
 from certify.findings import ATTACK, AttackResult, parse_finding
 from certify.recompute import check_alpha, recompute
 from certify.rounding import show_radius, show_share
@@ -192,19 +192,19 @@ def _radii(rows: Sequence[Certificate]) -> Sequence[float]:
 
 def _code(requirements: Sequence[Requirement], groups: Sequence[Pairs]) -> Exit:
     """As `assay certify` answers; what its spec asked is not in the results, so that without a gate every answer is done."""
-    passed = [_gate(requirement, pairs) for requirement in requirements for pairs in groups]
+    codes = [_gate(requirement, pairs) for requirement in requirements for pairs in groups]
     verdicts = {new.verdict for pairs in groups for _, new in pairs}
     if Verdict.ERROR in verdicts:
         return Exit.ERROR
     if requirements:
-        return Exit.DONE if all(passed) else Exit.REFUTED
+        return strongest(codes)
     return Exit.TIMEOUT if Verdict.TIMEOUT in verdicts else Exit.DONE
 
 
-def _gate(requirement: Requirement, pairs: Pairs) -> bool:
+def _gate(requirement: Requirement, pairs: Pairs) -> Exit:
     [gate] = check_gates([requirement], [new for _, new in pairs])
     sys.stderr.write(f"{gate.sentence}\n")
-    return gate.passed
+    return gate.code
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,14 +10,15 @@ import typer
 
 from api.cli.console import err, out, say, sentences, show_json, show_table
 from api.cli.remote import Json, Require, SpecText, client, read_spec, resolve
-from api.sdk.client import Client
+from api.sdk.client import Client, ServiceError
 from api.sdk.progress import shown
 from certify.errors import Problem
-from certify.exit_codes import Exit, Requirement, check_gates, exit_code
+from certify.exit_codes import Exit, Requirement, check_gates, ended, exit_code, strongest
 from certify.findings import parse_finding
-from certify.report import AttackReport, CertifierReport, Report
+from certify.report import AttackReport, CertifierReport, Report, partial_words
 from certify.rounding import show_share, show_share_upper
 from certify.spec import parse_spec
+from certify.verdict import verdict_words
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: one model, one dataset, one spec.")
 _RADII = 7
@@ -96,7 +98,8 @@ def results(job_id: str, out_file: Annotated[Path | None, typer.Option("--out", 
 def _rows(job: dict[str, Any]) -> list[tuple[str, object]]:
     progress, asked = job["progress"], ", ".join(f"{c['kind']} ({c['norm']})" for c in job["spec"]["certifiers"])
     rows = [("id", job["id"]), ("name", job["name"]), ("state", job["state"]), ("model", job["model"]), ("dataset", job["dataset"])]
-    rows += [("certifiers", asked), ("answers", f"{progress['certificates_done']} of {progress['certificates_total']}")]
+    done = f"{progress['certificates_done']} of {progress['certificates_total']}{verdict_words(progress['verdicts'])}"
+    rows += [("certifiers", asked), ("answers", done)]
     rows += [(name, job[f"{name}_at"] or "not yet") for name in ("created", "started", "finished")]
     rows += [("waits for", job["condition"])] if job["condition"] else []
     return [*rows, *(("error", Problem(**problem).sentence()) for problem in job["error"])]
@@ -111,13 +114,19 @@ def report(
     radius: Annotated[list[float] | None, typer.Option(min=0.0, help="where, for latex and mlflow")] = None,
     as_json: Json = False,
 ) -> None:
-    """The certified-accuracy report of a job: a table, JSON, one HTML page, or what other tools read."""
+    """The certified-accuracy report of a job: a table, JSON, one HTML page, or what other tools read.
+
+    Exit code 0 only for a job that succeeded: 2 for one that was cancelled, 4 for one that failed, whatever there is of it.
+    """
     with sentences(), client() as service:
+        found = service.get(f"/v1/jobs/{job_id}/report")
+        code = ended(found["job"]["state"])
+        if found["partial"]:
+            err.print(f"{job_id} {found['partial_words']}", highlight=False)
         if shape != "table":
             for line in service.lines(f"/v1/jobs/{job_id}/report", format=shape, radius=radius or None):
                 typer.echo(line)
-            return
-        found = service.get(f"/v1/jobs/{job_id}/report")
+            raise typer.Exit(code)
         if html is not None:
             html.write_text(service.report_html(job_id))
             err.print(f"wrote {html}")
@@ -125,6 +134,7 @@ def report(
             show_json(found)
         else:
             _show_report(Report.model_validate(found["report"]))
+        raise typer.Exit(code)
 
 
 def _watch(service: Client, job_id: str, gates: list[Requirement], as_json: bool) -> int:
@@ -139,8 +149,7 @@ def _ended(service: Client, job: dict[str, Any], gates: list[Requirement], as_js
     for problem in job["error"]:
         err.print(f"assay: {Problem(**problem).sentence()}", markup=False, highlight=False)
     if job["state"] != "succeeded":
-        err.print(f"{job['id']} {job['state']}")
-        return Exit.ERROR
+        return _unfinished(service, job, as_json)
     findings = [parse_finding(line) for line in service.results(job["id"])]
     if not as_json:
         _show_report(Report.model_validate(service.get(f"/v1/jobs/{job['id']}/report")["report"]))
@@ -149,35 +158,53 @@ def _ended(service: Client, job: dict[str, Any], gates: list[Requirement], as_js
     for gate in checked:
         err.print(gate.sentence, highlight=False)
     if gates and code is not Exit.ERROR:
-        return Exit.DONE if all(gate.passed for gate in checked) else Exit.REFUTED
+        return strongest(gate.code for gate in checked)
     return code
+
+
+def _unfinished(service: Client, job: dict[str, Any], as_json: bool) -> int:
+    """What there is of a job that did not succeed, named as a part; never the exit code of a success."""
+    err.print(f"{job['id']} {_partial(job)}", highlight=False)
+    done = job["progress"]["certificates_done"]
+    if done and not as_json:
+        with suppress(ServiceError):  # one that failed early has no report
+            _show_report(Report.model_validate(service.get(f"/v1/jobs/{job['id']}/report")["report"]))
+    return ended(job["state"])
+
+
+def _partial(job: dict[str, Any]) -> str:
+    progress = job["progress"]
+    return partial_words(progress["certificates_done"], progress["certificates_total"], job["state"])
 
 
 def _show_report(found: Report) -> None:
     for certifier in found.certifiers:
-        title = f"{certifier.title}, statement {certifier.statement}: {certifier.examples} examples"
+        title = f"{certifier.title}, statement {certifier.statement}: {certifier.basis.removeprefix('all ')}"
         if certifier.reaches:
             _show_curve(certifier, title)
         else:
             out.print(f"{title}\n{certifier.note}", markup=False, highlight=False)
-        out.print(
-            f"answered correctly {show_share(certifier.clean_accuracy)}; "
-            + ", ".join(f"{v}: {n}" for v, n in certifier.verdicts.items())
-            + "\n"
-        )
+        out.print(f"answered correctly {certifier.correct_words}; " + ", ".join(f"{v}: {n}" for v, n in certifier.verdicts.items()) + "\n")
     for attack in found.attacks:
         _show_attack(attack)
 
 
+def _ends(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{show_share(low)} to {show_share_upper(high)}"
+
+
 def _show_attack(attack: AttackReport) -> None:
     radii, shares = zip(*attack.shown(_RADII), strict=True)
-    title = f"{attack.title}, not a certificate: {attack.examples} examples"
+    title = f"{attack.title}, not a certificate: {attack.basis.removeprefix('all ')}"
     show_table(("radius", *radii), [("correct, no attack found", *map(show_share_upper, shares))], title)
-    out.print(f"answered correctly {show_share(attack.clean_accuracy)}; counterexamples found: {attack.found}\n", highlight=False)
+    out.print(f"answered correctly {attack.correct_words}; counterexamples found: {attack.found}\n", highlight=False)
 
 
 def _show_curve(certifier: CertifierReport, title: str) -> None:
     radii, points = zip(*certifier.shown(_RADII), strict=True)
-    show_table(("radius", *radii), [("certified accuracy", *(show_share(p.certified_accuracy) for p in points))], title)
+    rows = [("certified accuracy", *(show_share(p.certified_accuracy) for p in points))]
+    rows.append(("95 % pointwise", *(_ends(p.low, p.high) for p in points)))
+    rows.append(("95 % simultaneous", *(_ends(p.low_simultaneous, p.high_simultaneous) for p in points)))
+    show_table(("radius", *radii), rows, title)
     if certifier.note:
         out.print(certifier.note, markup=False, highlight=False)

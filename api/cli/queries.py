@@ -12,7 +12,8 @@ import typer
 from api.cli.console import err, out, sentences, show_json, show_table
 from api.cli.remote import Json, client, resolve
 from api.sdk.client import Client, ServiceError
-from certify.rounding import show_radius, show_share
+from certify.exit_codes import Exit
+from certify.rounding import show_radius, show_share, show_upper
 
 _SHOWN = 100
 Version = Annotated[str | None, typer.Option(metavar="NAME|ID", help="a name means its newest version")]
@@ -55,30 +56,46 @@ def compare(
     radius: Annotated[list[float] | None, typer.Option(min=0.0, help="where to compare")] = None,
     as_json: Json = False,
 ) -> None:
-    """Two jobs on the same examples: what was lost and gained at each radius, with the exact test on pairs."""
+    """Two jobs on the same examples: what was lost and gained at each radius, with the exact test on pairs.
+
+    Exit code 2 when nothing could be compared, 0 otherwise, whatever was lost.
+    """
     with sentences(), client() as service:
         found = service.get("/v1/reports/compare", base=base, head=head, radius=radius or None)
         if as_json:
             show_json(found)
-            return
-        for pair in found["certifiers"]:
-            title = f"certifier {pair['certifier']}: {pair['kind']}"
-            if pair["reason"]:
-                out.print(f"{title}: not compared, {pair['reason']}", highlight=False)
-                continue
-            rows = [
-                (
-                    p["radius"],
-                    show_share(p["base_accuracy"]),
-                    show_share(p["head_accuracy"]),
-                    p["lost"],
-                    p["gained"],
-                    f"{p['p_drop']:.2g}",
-                    f"{p['p_rise']:.2g}",
-                )
-                for p in pair["points"]
-            ]
-            show_table(("radius", "base", "head", "lost", "gained", "p of a drop", "p of a rise"), rows, title)
+        else:
+            _show_pairs(found)
+        if not found["compared"]:
+            err.print("nothing was compared", highlight=False)
+            raise typer.Exit(Exit.UNKNOWN)
+
+
+def _show_pairs(found: dict[str, Any]) -> None:
+    for pair in found["certifiers"]:
+        title = f"certifier {pair['certifier']}: {pair['kind']}"
+        if pair["reason"]:
+            out.print(f"{title}: not compared, {pair['reason']}", highlight=False)
+            continue
+        rows = [
+            (
+                show_radius(p["radius"], 6),
+                show_share(p["base_accuracy"]),
+                show_share(p["head_accuracy"]),
+                p["lost"],
+                p["gained"],
+                p["unanswered"],
+                _p(p["p_drop"]),
+                _p(p["p_rise"]),
+            )
+            for p in pair["points"]
+        ]
+        show_table(("radius", "base", "head", "lost", "gained", "unanswered", "p of a drop", "p of a rise"), rows, title)
+
+
+def _p(value: float) -> str:
+    """A p-value, rounded up; one that float64 cannot hold is not zero."""
+    return show_upper(value or 5e-324, 2)
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
+from api import exports
 from api.pages.layers import breakdown
 from api.pages.svg import COLOURS, Attacked, Series, chart
-from certify.report import AttackReport, CertifierReport, Report
-from certify.rounding import show_radius, show_share, show_share_upper
+from certify.report import AttackReport, CertifierReport, CurvePoint, Report
+from certify.rounding import show_radius, show_share, show_share_upper, show_upper
 from certify.text import printable_lines
 from certify.verdict import Verdict
 from storage.records import Dataset, Job, Model
@@ -35,6 +36,8 @@ _environment = Environment(
 )
 _environment.globals["show_radius"] = show_radius
 _environment.globals["show_share"] = show_share
+_environment.globals["show_share_upper"] = show_share_upper
+_environment.globals["show_upper"] = show_upper
 
 
 def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outcomes: Sequence[Outcome] = ()) -> str:
@@ -59,7 +62,7 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outc
         attacks=[{"report": attack, "rows": attacked(attack)} for attack in report.attacks],
         layers=breakdown(job.spec, model.facts),
         outcomes=outcomes,
-        partial=job.progress.certificates_done < job.progress.certificates_total,
+        partial=exports.partial(job),
     )
 
 
@@ -81,7 +84,10 @@ _environment.globals["duration"] = duration
 
 def _chart(norm: str, sections: Sequence[dict[str, Any]], attacks: Sequence[AttackReport]) -> dict[str, Any]:
     labels = [f"{s['title']} · {s['report'].statement}" for s in sections]
-    series = [Series(label, s["report"].curve, s["report"].radii is not None) for label, s in zip(labels, sections, strict=True)]
+    series = [
+        Series(label, s["report"].curve, s["report"].radii is not None, s["report"].beyond)
+        for label, s in zip(labels, sections, strict=True)
+    ]
     labels += [f"{attack.title} · not a certificate (dashed)" for attack in attacks]
     return {
         "legend": [(COLOURS[i % len(COLOURS)], label) for i, label in enumerate(labels)],
@@ -91,16 +97,26 @@ def _chart(norm: str, sections: Sequence[dict[str, Any]], attacks: Sequence[Atta
         "mixed": len({s["report"].bound for s in sections} - {None}) > 1,
         "partly_cut": len({s["report"].statement.clipped for s in sections}) > 1,
         "decided": any(one.decided for one in series),
+        "simultaneous": any(p.low_simultaneous is not None for one in series for p in one.points),
+        "basis": _joined([s["report"].basis for s in sections]),
+        "tried": _joined([attack.basis for attack in attacks]),
     }
 
 
+def _joined(texts: Sequence[str]) -> str:
+    """Each of them once."""
+    return " or ".join(dict.fromkeys(texts))
+
+
 def _section(report: CertifierReport) -> dict[str, Any]:
+    rows = table(report)
     return {
         "report": report,
         "norm": str(report.norm),
         "title": report.title,
         "statement": report.statement.words,
-        "rows": table(report),
+        "rows": rows,
+        "band": any(band for *_, band in rows),
         "abstained": report.verdicts.get(Verdict.ABSTAINED, 0) / report.examples,
         "verdicts": [(verdict, count, _meaning(report, verdict)) for verdict, count in report.verdicts.items()],
     }
@@ -113,8 +129,18 @@ def _meaning(report: CertifierReport, verdict: Verdict) -> str:
 
 
 def table(report: CertifierReport) -> list[tuple[str, str, str, str]]:
-    """Certified accuracy at a few radii: radius, share, and its band."""
-    return [(text, show_share(p.certified_accuracy), show_share(p.low), show_share(p.high)) for text, p in report.shown(_ROWS)]
+    """Certified accuracy at a few radii: radius, share, its pointwise interval, and the simultaneous band, empty where there is none."""
+    return [(text, show_share(p.certified_accuracy), _ends(p.low, p.high), _band(p)) for text, p in report.shown(_ROWS)]
+
+
+def _band(point: CurvePoint) -> str:
+    if point.low_simultaneous is None or point.high_simultaneous is None:
+        return ""
+    return _ends(point.low_simultaneous, point.high_simultaneous)
+
+
+def _ends(low: float, high: float) -> str:
+    return f"{show_share(low)} to {show_share_upper(high)}"
 
 
 def attacked(report: AttackReport) -> list[tuple[str, str]]:

@@ -24,10 +24,15 @@ router = APIRouter(prefix="/v1/jobs", tags=["reports"])
 
 
 class ReportOut(BaseModel):
-    """The report of a job that has ended; `partial` when it failed or was cancelled before every example was answered."""
+    """The report of a job that has ended; `partial` when it did not succeed: it failed, or was cancelled.
+
+    `partial_words` says so with the numbers ("PARTIAL: 256 of 399, cancelled"), and is empty otherwise. Shares are of the rows that
+    there are.
+    """
 
     job: JobOut
     partial: bool
+    partial_words: str
     report: Report
 
 
@@ -70,5 +75,5 @@ def get_report(
         return JSONResponse(exports.mlflow(job, job.report, radius or ()))
     if form == "latex":
         return PlainTextResponse(exports.latex(job, job.report, radius or ()))
-    complete = job.progress.certificates_done == job.progress.certificates_total
-    return ReportOut(job=JobOut.of(job), partial=not complete, report=job.report)
+    words = exports.partial(job)
+    return ReportOut(job=JobOut.of(job), partial=bool(words), partial_words=words, report=job.report)

@@ -20,7 +20,7 @@ from certify.errors import Cancelled
 from certify.findings import AttackResult
 from certify.model import Examples
 from certify.norms import Norm
-from certify.rounding import show_distance_upper
+from certify.rounding import show_distance_upper, show_given
 from certify.run import Progress
 from certify.spec import AttackSpec
 
@@ -78,7 +78,7 @@ class Attacker(Finder[AttackSpec, AttackOutcome]):
 
     def _said(self, outcome: AttackOutcome) -> str:
         if outcome.found is None:
-            return f"No input with another answer was found up to {self.spec.max_radius:g}, which proves nothing."
+            return f"No input with another answer was found up to {show_given(self.spec.max_radius)}, which proves nothing."
         distance = show_distance_upper(outcome.found.distance_upper, 6)
         return f"An input at {self.norm} distance {distance} or less is answered {outcome.found.answer}, not {outcome.prediction}."
 

@@ -23,7 +23,7 @@ from certify.certifier import Certifier, Outcome
 from certify.errors import ContradictionError, NumericalError
 from certify.heap import collect, giving_back
 from certify.model import Examples
-from certify.rounding import show_distance_upper, show_radius, step_up
+from certify.rounding import beyond, show_distance_upper, show_given, show_radius
 from certify.run import Progress
 from certify.spec import BoundsSpec
 from certify.statement import Base, Statement
@@ -35,7 +35,8 @@ class BoundsCertifier(Certifier[BoundsSpec]):
 
     In `epsilon` mode the claim is that the label is the answer in the whole ball; otherwise that the model's own answer is. Every
     bound is computed in float64, for one example at a time, and counts only beyond its own rounding error `tau`. With `clip`, linf
-    balls are cut to the model's value range.
+    balls are cut to the model's value range. What is verified is a ball a few last places larger than the one that is asked for, so that a
+    row can say exactly the epsilon, or the cap of the search, and still no more than was proved.
 
     The evidence names the method that proved the stored radius; `best` climbs from cheap to tight while a radius is undecided. Methods
     that need more memory than the plan allows are left out, and those that find none are given up: the reason says so.
@@ -144,18 +145,19 @@ class BoundsCertifier(Certifier[BoundsSpec]):
     ) -> Outcome:
         if prediction != label:
             return self._fails_at_once(prediction, label)
-        # Verified a little further out, so that the stored radius, rounded down, still covers epsilon.
-        radius = step_up(epsilon, 4)
+        radius = beyond(epsilon)
         bound = self.ladder.margin(x, label, radius)
         if not bound.proved:
             if found := self._refuted(x, label, prediction, epsilon, bound):
                 return found
-            reason = f"{bound.method} cannot prove epsilon = {epsilon:g}: its margin bound is {bound.lower:.6g}; a tighter method may."
+            reason = (
+                f"{bound.method} cannot prove epsilon = {show_given(epsilon)}: its margin bound is {bound.lower:.6g}; a tighter method may."
+            )
             evidence = self._evidence(bound)
             return Outcome(
                 prediction=prediction, verdict=Verdict.UNKNOWN, reason=self._and_why(reason), epsilon_verified=False, evidence=evidence
             )
-        return self._certified(x, prediction, radius, bound, epsilon_verified=True)
+        return self._certified(x, prediction, radius, bound, cap=epsilon, epsilon_verified=True)
 
     def _refuted(
         self,
@@ -180,12 +182,13 @@ class BoundsCertifier(Certifier[BoundsSpec]):
     ) -> Outcome:
         assert self.spec.max_radius is not None
         assert self.spec.tolerance is not None
-        found = self.ladder.largest(x, prediction, self.spec.max_radius, self.spec.tolerance)
+        cap = self.spec.max_radius
+        found = self.ladder.largest(x, prediction, beyond(cap), self.spec.tolerance)
         if found is None:
-            reason = f"{self._allowance.methods[-1]} proves no radius up to {self.spec.max_radius:g}; a tighter method may."
+            reason = f"{self._allowance.methods[-1]} proves no radius up to {show_given(self.spec.max_radius)}; a tighter method may."
             evidence = self._evidence(MarginBound(float("nan"), 0.0))
             return Outcome(prediction=prediction, verdict=Verdict.UNKNOWN, reason=self._and_why(reason), evidence=evidence)
-        outcome = self._certified(x, prediction, found.radius, found.bound, at_cap=found.at_cap)
+        outcome = self._certified(x, prediction, found.radius, found.bound, cap=cap, at_cap=found.at_cap)
         return outcome if found.at_cap else replace(outcome, reason=self._and_why(self._holds))
 
     def _certified(
@@ -195,6 +198,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
         radius: float,
         bound: MarginBound,
         *,
+        cap: float,
         at_cap: bool = False,
         epsilon_verified: bool | None = None,
     ) -> Outcome:
@@ -205,6 +209,7 @@ class BoundsCertifier(Certifier[BoundsSpec]):
             verdict=Verdict.CERTIFIED,
             reason=self._holds,
             radius=radius,
+            cap=cap,
             epsilon_verified=epsilon_verified,
             evidence=self._evidence(bound, at_cap=at_cap),
             statement=replace(self.statement, base=Base.FLOAT32_RUNTIME) if bound.holds_in_float32 else None,

@@ -18,7 +18,7 @@ from certify.evaluation.value import Measured, measured
 from certify.lipschitz.bound import Bounds, NoConstant
 from certify.model import Examples
 from certify.norms import Norm
-from certify.rounding import radius_down, show_radius, step_down, step_up
+from certify.rounding import beyond, radius_down, show_radius, step_down, step_up
 from certify.run import Progress
 from certify.spec import LipschitzSpec
 from certify.statement import Base, Statement
@@ -100,7 +100,7 @@ class LipschitzCertifier(Certifier[LipschitzSpec]):
             self._try(x, prediction, radius, evidence, row)
         except NumericalError as error:
             return _failed(f"{error}.", prediction)
-        return Outcome(prediction=prediction, verdict=Verdict.CERTIFIED, radius=radius, evidence=evidence)
+        return Outcome(prediction=prediction, verdict=Verdict.CERTIFIED, radius=radius, cap=FARTHEST, evidence=evidence)
 
     def _nearest(self, found: Measured, prediction: int, constants: Sequence[float]) -> tuple[LipschitzEvidence, float]:
         """The rival that is reached first, and how far away it is at least."""
@@ -118,7 +118,7 @@ class LipschitzCertifier(Certifier[LipschitzSpec]):
                 )
                 nearest = reached, evidence
         assert nearest is not None
-        return nearest[1], min(nearest[0], FARTHEST)
+        return nearest[1], min(nearest[0], beyond(FARTHEST))
 
     def _try(
         self,

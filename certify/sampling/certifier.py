@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -67,28 +68,29 @@ class SamplingCertifier(Certifier[N]):
 
     def outcomes(self, examples: Examples) -> Iterator[Outcome]:
         self._batch_size = self.run.plan.batch_sizes[self.index]
-        self._samples, self._answered = 0, 0
+        self._samples = 0
+        self._verdicts: Counter[str] = Counter()
         size = min(_GROUP, -(-_BATCHES * self._batch_size // self.least))
         for first in range(0, len(examples), size):
             yield from self._group(examples.part(first, first + size))
 
     def _group(self, examples: Examples) -> list[Outcome]:
         """All outcomes of a group, in order; out of memory, it starts again from its first sample with half the batch."""
-        before, started = (self._samples, self._answered), self.run.now()
+        before, started = (self._samples, self._verdicts.copy()), self.run.now()
         while True:
             self._spent = [0] * len(examples)
             found: dict[int, Outcome] = {}
             try:
                 for position, outcome in self.answers(examples):
                     found[position] = outcome
-                    self._answered += 1
+                    self._verdicts[outcome.verdict] += 1
                     self._tell()
                 break
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or self._batch_size == 1:
                     raise
                 self._batch_size //= 2
-                self._samples, self._answered = before
+                self._samples, self._verdicts = before
         each = (self.run.now() - started) / max(1, sum(self._spent))
         return [replace(found[position], seconds=each * spent) for position, spent in enumerate(self._spent)]
 
@@ -147,4 +149,5 @@ class SamplingCertifier(Certifier[N]):
         self._tell()
 
     def _tell(self) -> None:
-        self.run.on_progress(Progress(certifier=self.index, examples=self._answered, samples=self._samples))
+        answered, counted = self._verdicts.total(), dict(self._verdicts)
+        self.run.on_progress(Progress(certifier=self.index, examples=answered, samples=self._samples, verdicts=counted))

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from certify.looks import default_looks, shares
 from certify.norms import Norm, conversion
+from certify.rounding import show_given, show_radius
 from certify.specs.base import Alone, Alpha, Count, Positive
 from certify.specs.voting import CopiesSpec, NoisySpec
 
@@ -127,8 +128,8 @@ class RadiusSpec(CopiesSpec):
         if too_far:
             behind = "" if lipschitz == 1.0 else f" behind an encoder of Lipschitz constant {lipschitz:.4g}"
             return (
-                f"radius {max(too_far):g} is out of reach: n = {self.n}, alpha = {alpha:g} for each example and"
-                f" sigma = {self.largest_sigma:g}{behind} reach at most {math.floor(reach * 1e4) / 1e4:g} in {self.norm};"
+                f"radius {show_given(max(too_far))} is out of reach: n = {self.n}, alpha = {alpha:g} for each example and"
+                f" sigma = {self.largest_sigma:g}{behind} reach at most {show_radius(reach)} in {self.norm};"
                 " use a smaller radius, more samples or a larger sigma"
             )
         return ""

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from certify.norms import Norm
-from certify.rounding import radius_down
+from certify.rounding import show_given, show_radius
 from certify.specs.base import Alone, Alpha, Count, Part, Positive, Precision
 
 
@@ -112,7 +112,7 @@ class SplittingSpec(CopiesSpec, Alone):
     @property
     def largest_radius(self) -> float:
         """What unanimous votes reach: each step of 1/255 takes at most one vote from the winner and gives it to a rival."""
-        return radius_down(self.levels // 2 / 255)
+        return self.levels // 2 / 255
 
     def work(self, largest_tensor: int) -> float:
         """The cost of one example, in tensor elements touched: what shards are cut by."""
@@ -126,7 +126,7 @@ class SplittingSpec(CopiesSpec, Alone):
             raise ValueError(f"sigma = {self.sigma:g} takes {self.levels} copies of each input, more than 100000; use at most 113")
         if any(radius > self.largest_radius for radius in self.radii or ()):
             raise ValueError(
-                f"radius {max(self.radii or ()):g} is out of reach: {self.levels} levels of sigma = {self.sigma:g} reach at most"
-                f" {math.floor(self.largest_radius * 1e4) / 1e4:g} in l1; use a smaller radius or a larger sigma"
+                f"radius {show_given(max(self.radii or ()))} is out of reach: {self.levels} levels of sigma = {self.sigma:g} reach at most"
+                f" {show_radius(self.largest_radius)} in l1; use a smaller radius or a larger sigma"
             )
         return self

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from api.pages.render import table
 from api.pages.svg import Series, chart
-from certify.curves import curve
+from certify.curves import Share, curve
 from certify.norms import Norm
 from certify.report import CertifierReport
 from certify.rounding import radius_down, show_distance_upper, show_radius, show_share, show_upper, step_down, step_up
@@ -23,7 +23,8 @@ def report(proved: list[float]) -> CertifierReport:
     return CertifierReport(
         certifier=0, kind="bounds",
         statement=Statement.parse("real-arithmetic"), norm=Norm.L2, alpha=None, method="crown", sigma=None, examples=40,
-        correct=30, verdicts={Verdict.CERTIFIED: len(proved)}, clean_accuracy=0.75, curve=tuple(curve(proved, 40)), median_radius=0.0,
+        correct=30, verdicts={Verdict.CERTIFIED: len(proved)}, clean_accuracy=0.75,
+        curve=tuple(curve(proved, Share(40))), median_radius=0.0,
         average_radius=0.0, largest_radius=max(proved, default=0.0), at_cap=0, note="",
     )  # fmt: skip
 
@@ -37,7 +38,7 @@ def test_the_table_shows_the_exact_share_at_the_shown_radius(proved: list[float]
 
 @given(radii)
 def test_a_curve_falls_and_its_band_holds_it(proved: list[float]) -> None:
-    points = curve(proved, 40)
+    points = curve(proved, Share(40))
     shares = [p.certified_accuracy for p in points]
     assert shares == sorted(shares, reverse=True)
     assert all(p.low <= p.certified_accuracy <= p.high for p in points)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from api.cli.main import app
+from storage.records import JobState, ShardState
+from storage.tables import jobs, shards
 from tests.support.onnx_models import small_cnn
 from tests.support.server import Server
 from tests.support.service import Service
@@ -36,7 +40,23 @@ class Desk:
             while not service.job(job).state.ended:
                 dispatcher.step()
             self.jobs.append(job.id)
+        job = service.submit(model, data, {**SPEC, "certifiers": [{**SPEC["certifiers"][0], "epsilon": 0.002}]})
+        while not service.job(job).state.ended:
+            dispatcher.step()
+        self.other, self.db = job.id, service.db
         executor.close()
+
+    @contextmanager
+    def cut_short(self, job: str) -> Iterator[None]:
+        """The job as if it had been cancelled before its shards had ended."""
+        self._set(job, JobState.CANCELLED, ShardState.CANCELLED)
+        yield
+        self._set(job, JobState.SUCCEEDED, ShardState.DONE)
+
+    def _set(self, job: str, state: JobState, of_shards: ShardState) -> None:
+        with self.db.begin() as connection:
+            connection.execute(sa.update(jobs).where(jobs.c.id == job).values(state=state))
+            connection.execute(sa.update(shards).where(shards.c.job_id == job).values(state=of_shards))
 
     def type(self, *arguments: str) -> Result:
         environment = {"ASSAY_URL": self.server.url, "ASSAY_KEY": self.server.key, "COLUMNS": "300"}
@@ -56,9 +76,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 
 def test_certificates_are_shown_and_written(desk: Desk, tmp_path: Path) -> None:
-    assert desk.ok("certificates").count("real-arithmetic") + desk.ok("certificates").count("float32-runtime") == 12
+    assert desk.ok("certificates").count("real-arithmetic") + desk.ok("certificates").count("float32-runtime") == 18
     rows = json.loads(desk.ok("certificates", "--model", "m", "--json"))
-    assert {row["job"] for row in rows} == {desk.jobs[1]}, "a name means its newest version"
+    assert {row["job"] for row in rows} == {desk.jobs[1], desk.other}, "a name means its newest version"
     lines, table, columns = tmp_path / "all.jsonl", tmp_path / "all.csv", tmp_path / "all.parquet"
     for path in (lines, table, columns):
         desk.ok("certificates", "--out", str(path))
@@ -85,6 +105,48 @@ def test_two_jobs_side_by_side(desk: Desk) -> None:
     assert "0.001" in shown
     (pair,) = json.loads(desk.ok("compare", *desk.jobs, "--radius", "0.0005", "--json"))["certifiers"]
     assert [point["radius"] for point in pair["points"]] == [0.0005]
+
+
+def test_comparing_nothing_is_no_success(desk: Desk) -> None:
+    done = desk.type("compare", desk.jobs[0], desk.other)
+    assert done.exit_code == 2
+    assert "not compared" in done.output
+    assert "nothing was compared" in done.stderr
+    assert json.loads(desk.type("compare", desk.jobs[0], desk.other, "--json").stdout)["compared"] == 0
+    assert json.loads(desk.ok("compare", *desk.jobs, "--json"))["compared"] == 1
+
+
+PARTIAL = "PARTIAL: 0 of 6, cancelled"
+
+
+def test_a_part_of_a_run_says_so_in_every_format(desk: Desk, tmp_path: Path) -> None:
+    """The job that was stopped, as the database has it then: a report of the rows that there are, a shard that has not ended."""
+    with desk.cut_short(desk.other):
+        shown = desk.type("report", desk.other)
+        assert (shown.exit_code, PARTIAL in shown.stderr) == (2, True)
+        found = json.loads(desk.type("report", desk.other, "--json").stdout)
+        assert (found["partial"], found["partial_words"]) == (True, PARTIAL)
+        latex = desk.type("report", desk.other, "--format", "latex")
+        assert (latex.exit_code, latex.stdout.count(PARTIAL)) == (2, 2), "in a comment, and in the row itself"
+        mlflow = desk.type("report", desk.other, "--format", "mlflow")
+        tags = {tag["key"]: tag["value"] for tag in json.loads(mlflow.stdout)["tags"]}
+        assert (mlflow.exit_code, tags["assay.state"], tags["assay.partial"]) == (2, "cancelled", PARTIAL)
+        page = tmp_path / "report.html"
+        assert desk.type("report", desk.other, "--html", str(page)).exit_code == 2
+        assert PARTIAL in page.read_text()
+        table = tmp_path / "rows.csv"
+        desk.ok("certificates", "--job", desk.other, "--out", str(table))
+        with table.open(newline="") as file:
+            assert {row["partial"] for row in csv.DictReader(file)} == {PARTIAL}
+        watched = desk.type("job", "watch", desk.other)
+        assert (watched.exit_code, PARTIAL in watched.stderr) == (2, True)
+    assert desk.type("report", desk.other).exit_code == 0
+
+
+def test_a_job_says_what_became_of_its_rows(desk: Desk) -> None:
+    progress = json.loads(desk.ok("job", "show", desk.jobs[0], "--json"))["progress"]
+    assert sum(progress["verdicts"].values()) == progress["certificates_done"] == 6
+    assert "6 of 6 (" in desk.ok("job", "show", desk.jobs[0])
 
 
 def test_a_report_for_other_tools(desk: Desk) -> None:

@@ -70,12 +70,12 @@ def test_the_sentence_has_the_numbers() -> None:
     found = judged(accuracy(0.6), [True] * 307 + [False] * 193)
     assert found.sentence == (
         "certifier 0 (smoothing, l2) meets the gate: certified accuracy 61.4 % at radius 0.25 (307 of 500), required 60.0 %;"
-        " 95 % interval for the population 56.9 % to 65.6 %"
+        " 95 % interval for the population 56.9 % to 65.7 %"
     )
     found = compared(*changed(20, 5, kept=285, never=190), night=LEVELS)
     assert found.sentence == (
         "certifier 0 (smoothing, l2) fell significantly against job_then at radius 0.25: 20 lost, 5 gained of 500 examples"
-        " (305 certified then, 290 now); one-sided exact McNemar p = 0.002, level 0.01 (0.01 a night, at most 3.65 false alarms"
+        " (305 certified then, 290 now); one-sided exact McNemar p = 0.0021, level 0.01 (0.01 a night, at most 3.65 false alarms"
         " expected in 365 nights)"
     )
     assert found.judgement is FAIL
@@ -238,6 +238,22 @@ def test_the_strongest_judgement_is_the_gates() -> None:
     assert opened.sentence.index("compared with nothing") < opened.sentence.index("meets")
 
 
+def test_the_words_claim_no_more_than_the_numbers() -> None:
+    """The radius keeps its digits, low ends are cut, high ends and what is missing are rounded up, what was asked is exact."""
+    short = [Row(Verdict.CERTIFIED, True, 0.24999989, Statement.parse("real-arithmetic"), None)] * 1000
+    found = judged({**accuracy(0.6005), "radius": 0.24999989}, short, asked=spec(BOUNDS))
+    assert "certified accuracy 100.0 % at radius 0.24999989 (1000 of 1000), required 60.05 %" in found.sentence
+    assert "95 % interval for the population 99.6 % to 100.0 %" in found.sentence
+    none = judged(accuracy(0.5), [False] * 1000)
+    assert "0.0 % to 0.4 %" in none.sentence, "the upper end is 0.368 %"
+    undecided = judged({"kind": "abstention", "at_most": 0.3333}, [True] * 2 + [False])
+    assert "33.4 % without a decision (1 of 3), at most 33.33 % allowed" in undecided.sentence
+
+
+def test_a_gate_may_ask_for_the_cap_of_a_search() -> None:
+    check_rules(rules(accuracy(0.5, radius=1.0)), parse_spec({"certifiers": [BOUNDS]}), scheduled=False)
+
+
 PREDICT = {"kind": "predict", "sigma": 0.25}
 ATTACK = {"kind": "attack", "norm": "linf", "method": "pgd", "max_radius": 0.1}
 EPSILON = {"kind": "bounds", "method": "ibp", "norm": "linf", "epsilon": 0.25}
@@ -249,7 +265,7 @@ LARGEST = {"kind": "smoothing", "sigma": 0.25}
     [
         ([SMOOTHING], accuracy(0.5, radius=0.2), "rules.0.radius", "certifier 0 decides radius 0.25 only, not 0.2"),
         ([EPSILON], accuracy(0.5, radius=0.1), "rules.0.radius", "decides radius 0.25 only"),
-        ([BOUNDS], accuracy(0.5, radius=1.0), "rules.0.radius", "never certifies radius 1"),
+        ([BOUNDS], accuracy(0.5, radius=1.001), "rules.0.radius", "never certifies radius 1.001: it reaches 1.000000 at most"),
         ([LARGEST], no_drop(radius=3.0), "rules.0.radius", "never certifies radius 3"),
         ([SMOOTHING], accuracy(0.5, certifier=1), "rules.0.certifier", "no certifier of the spec that claims radii"),
         ([ATTACK], {"kind": "abstention", "at_most": 0.1, "certifier": 0}, "rules.0.certifier", "no certifier of the spec"),

@@ -7,12 +7,21 @@ import sys
 from fractions import Fraction
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from certify import Examples, certify
+from certify.bounds.engine import LirpaEngine, MarginBound
+from certify.exit_codes import Requirement, check_gates
 from certify.norms import Norm
+from certify.rounding import step_down
+from certify.spec import parse_spec
 from certify.verdict import Verdict
 from tests.contract.certifier_laws import CertifierLaws
 from tests.support.linear import LinearTruth
+from tests.support.runs import run_for
 
 
 class BoundsLaws(CertifierLaws):
@@ -44,6 +53,29 @@ class TestIbpLinf(BoundsLaws):
 class TestIbpL2(CertifierLaws):
     entry: ClassVar[dict[str, Any]] = {"kind": "bounds", "method": "ibp", "norm": "l2", "max_radius": 4.0}
     norm = Norm.L2
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("method", ["ibp", "crown", "best"])
+@pytest.mark.parametrize("asked", [{"max_radius": 0.3}, {"max_radius": 1 / 3}, {"epsilon": 0.3}, {"epsilon": 8 / 255}], ids=str)
+def test_what_was_asked_and_proved_is_what_stands_there(norm: str, method: str, asked: dict[str, float]) -> None:
+    """Exactly, so that a gate at that radius passes; and the ball that was verified contains the closed one that is claimed."""
+    truth, [radius] = LinearTruth(np.array([[9.0, 0.0], [0.0, 9.0]], np.float32), np.zeros(2, np.float32)), asked.values()
+    spec = parse_spec({"certifiers": [{"kind": "bounds", "method": method, "norm": norm, **asked}]})
+    examples = Examples((0,), torch.tensor([[5.0, 0.0]]), torch.tensor([0]))
+    verified: list[float] = []
+    margin = LirpaEngine.margin
+
+    def seen(self: LirpaEngine, x: Tensor, label: int, at: float, how: str) -> MarginBound:
+        verified.append(at)
+        return margin(self, x, label, at, how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LirpaEngine, "margin", seen)
+        [row] = certify(truth.model(), examples, spec, run_for(spec, truth.model(), 1))
+    assert (row.verdict, row.radius) == (Verdict.CERTIFIED, radius)
+    assert [gate.passed for gate in check_gates([Requirement(1.0, radius)], [row])] == [True]
+    assert step_down(verified[-1], 2) >= radius, "what is stored is two places below what was verified, as for every radius"
 
 
 class TestEpsilon(CertifierLaws):

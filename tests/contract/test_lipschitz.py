@@ -66,7 +66,7 @@ class TestLipschitz(CertifierLaws):
     def test_logits_that_never_move_prove_any_radius(self) -> None:
         certificate = self.one(linear_model(np.zeros((2, 3), np.float32), np.array([1, 0], np.float32)), torch.zeros(1, 3))
         assert certificate.verdict is Verdict.CERTIFIED
-        assert 0.999e9 < certificate.radius < 1e9
+        assert certificate.radius == 1e9
 
     def test_a_network_without_a_bound_is_an_error_that_names_the_operator(self) -> None:
         certificate = self.one(mlp([3, 4, 2], activation="Exp"), torch.zeros(1, 3))

@@ -19,7 +19,6 @@ from certify.errors import InputError, SpecError
 from certify.exit_codes import Exit, exit_code
 from certify.facts import DatasetFacts, ModelFacts, check
 from certify.norms import Norm
-from certify.rounding import radius_down
 from certify.run import Progress
 from certify.sampling.noise.splitting import Splitting, make_template
 from certify.sampling.streams import Stage, Stream
@@ -52,7 +51,7 @@ def certificates_of(model: Model, levels: int, m: Array, **changes: Any) -> list
 
 
 def steps_of(certificate: Certificate) -> int:
-    """The certified distance in units of 1/255; rounding down took less than a millionth of one."""
+    """The certified distance in units of 1/255."""
     return math.floor(certificate.radius * 255 + 1e-6)
 
 
@@ -108,7 +107,8 @@ def test_every_grid_input_of_a_certified_ball_gets_the_same_answer(elements: int
         assert list(certificate.evidence.counts) == votes.tolist()
         assert (certificate.verdict, certificate.prediction) == (Verdict.CERTIFIED, int(votes.argmax()))
         steps = steps_of(certificate)
-        assert Fraction(certificate.radius) <= Fraction(steps, 255)
+        assert certificate.radius == steps / 255, "so that a gate at that quotient passes"
+        assert Fraction(certificate.radius) * 255 < steps + 1, "no grid input beyond the steps that hold lies in the ball"
         assert definition.holds(row, certificate.prediction, steps)
 
 
@@ -176,7 +176,7 @@ def test_a_constant_classifier_reaches_half_the_levels(winner: int, steps: int) 
     bias = np.eye(3, dtype=np.float32)[winner]
     model = Model.from_onnx(linear_model(np.zeros((3, 2), np.float32), bias))
     [certificate] = certificates_of(model, 40, np.array([[0, 255]]))
-    assert (certificate.prediction, certificate.radius) == (winner, radius_down(steps / 255))
+    assert (certificate.prediction, certificate.radius) == (winner, steps / 255)
     assert certificate.evidence.counts == tuple(40 * (c == winner) for c in range(3))
 
 
@@ -293,7 +293,7 @@ class SplittingLaws(CertifierLaws):
             assert isinstance(evidence, SplittingEvidence)
             assert evidence.template == hashlib.sha256(struct.pack("<6i", *template)).hexdigest()
             assert (evidence.levels, sum(evidence.counts)) == (levels, levels)
-            assert (certificate.prediction, certificate.radius) == (lead(evidence.counts)[0], radius_down(lead(evidence.counts)[1] / 255))
+            assert (certificate.prediction, certificate.radius) == (lead(evidence.counts)[0], lead(evidence.counts)[1] / 255)
             assert (str(certificate.statement), certificate.alpha) == ("S0-exact-grid", None)
             assert certificate.provenance.noise_key is None
         assert isinstance(seen[-1], Progress)

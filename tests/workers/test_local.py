@@ -36,6 +36,17 @@ def test_twice_gives_the_same_bytes_and_labels_the_public_seed(tmp_path: Path) -
     assert len(first) == 16
 
 
+def test_progress_says_what_became_of_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_job(tmp_path, {"certifiers": [{**LINEAR, "max_radius": 0.9}, GOOD]})
+    assert run(paths) == 0
+    said = capsys.readouterr().err
+    rows = lines(paths["out"])
+    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("certified", "abstained", "unknown")}
+    listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    assert f"done {len(rows)} of {len(rows)} ({listed})" in said
+    assert "certified 16 of 16" not in said
+
+
 def test_it_loads_no_ray_no_database_no_api(tmp_path: Path) -> None:
     paths = write_job(tmp_path, {"examples": {"stop": 1}, **SPEC})
     code = (
