@@ -42,7 +42,9 @@ def ieee() -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     # Where an operator has no deterministic algorithm it runs all the same; filling fresh memory would cost time and decide nothing.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Set below `torch.use_deterministic_algorithms`, which imports torch's compiler first: seconds, and a temporary folder that the
+    # inspector of uploads, which may write nothing, does not have. Nothing here is compiled.
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
