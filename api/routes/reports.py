@@ -13,6 +13,7 @@ from api.caching import KEEPABLE, keepable
 from api.negotiation import choose
 from api.openapi import also, text
 from api.pages.render import render_report
+from api.repeat import RepeatOut
 from api.schemas import JobOut
 from api.schemas_gates import newest_of_each
 from api.security import CanRead, Db
@@ -28,6 +29,7 @@ class ReportOut(BaseModel):
 
     job: JobOut
     partial: bool
+    repeat: RepeatOut
     report: Report
 
 
@@ -71,4 +73,5 @@ def get_report(
     if form == "latex":
         return PlainTextResponse(exports.latex(job, job.report, radius or ()))
     complete = job.progress.certificates_done == job.progress.certificates_total
-    return ReportOut(job=JobOut.of(job), partial=not complete, report=job.report)
+    model = catalog.get_model(db, tenant, job.model_id)
+    return ReportOut(job=JobOut.of(job), partial=not complete, repeat=RepeatOut.of(job, model), report=job.report)
