@@ -67,15 +67,12 @@ def recompute(
     bound = bound or evidence.bound
     found = _limits(evidence, level, bound)
     new: dict[str, Any] = {"bound": bound, "pA_lower": found.pA_lower, "pB_upper": found.pB_upper, "family": members, "exploratory": True}
-    if isinstance(evidence, LatentEvidence):
-        new["latent_radius"] = _radius(evidence, found)
-    if isinstance(evidence, InstanceEvidence) and evidence.selector is not None:
-        new["selector"] = _selected(evidence.selector, level, bound, members, _radius(evidence, found))
+    again = _derived(evidence, level, bound, found, new)
     origin = (
         f"Recomputed from the stored votes at alpha = {level:g} ({bound}); before, it was alpha = {certificate.alpha:g} ({evidence.bound})."
         " Exploratory: chosen after the votes were there."
     )
-    return _answered(certificate, evidence.model_copy(update=new), level, found, origin)
+    return _answered(certificate, again, level, found, origin)
 
 
 def recomputable(certificate: Certificate) -> bool:
@@ -83,6 +80,25 @@ def recomputable(certificate: Certificate) -> bool:
     if certificate.statement.base is Base.MEMORY:
         return False  # the ledger decided, not the votes alone
     return isinstance(certificate.evidence, SmoothingEvidence) and certificate.verdict in (Verdict.CERTIFIED, Verdict.ABSTAINED)
+
+
+def proved_again(certificate: Certificate) -> Certificate:
+    """The row that its own votes make at its own alpha and bound: itself, unless somebody has changed it.
+
+    Radius, limits, verdict and answer are derived anew, by the same steps and with the same rounding as when it was made. A row without
+    votes for a radius is given back as it is.
+
+    Raises:
+        InputError: statement or evidence are not those of one run.
+    """
+    check_row(certificate)
+    evidence = certificate.evidence
+    if not recomputable(certificate) or not isinstance(evidence, SmoothingEvidence) or certificate.alpha is None:
+        return certificate
+    check_votes(certificate, evidence)
+    found = _limits(evidence, certificate.alpha, evidence.bound)
+    again = _derived(evidence, certificate.alpha, evidence.bound, found, {"pA_lower": found.pA_lower, "pB_upper": found.pB_upper})
+    return Certificate.model_validate({**dict(certificate), **_claimed(certificate, again, found)})
 
 
 def check_alpha(alpha: float | None) -> None:
@@ -128,6 +144,16 @@ def _radius(evidence: SmoothingEvidence, found: Limits) -> float:
     return _noise(evidence.noise, evidence.sigma).radius(found.pA_lower, found.pB_upper)
 
 
+def _derived(evidence: SmoothingEvidence, level: float, bound: Bound, found: Limits, new: dict[str, Any]) -> SmoothingEvidence:
+    """The evidence with what is new, and with the radii that it keeps on the way to the one that is claimed."""
+    if isinstance(evidence, LatentEvidence):
+        new["latent_radius"] = _radius(evidence, found)
+    if isinstance(evidence, InstanceEvidence) and evidence.selector is not None:
+        members = new.get("family", evidence.family)
+        new["selector"] = _selected(evidence.selector, level, bound, members, _radius(evidence, found))
+    return evidence.model_copy(update=new)
+
+
 def _selected(selector: SelectorEvidence, level: float, bound: Bound, members: int, classifier_radius: float) -> SelectorEvidence:
     """The selector's part at the same level as the classifier's: only the smaller radius is claimed, so that alpha is not split."""
     found = _limits(selector, level, bound)
@@ -149,9 +175,7 @@ def check_evidence(certificate: Certificate, evidence: SmoothingEvidence, alpha:
     Raises:
         InputError: it is not.
     """
-    selector = _selector_of(certificate, evidence)
-    if not (_one_run(evidence) or (selector is not None and _not_asked(evidence))):
-        raise InputError.at("evidence", "its looks and counts are not those of one run", "use the line as it was written")
+    selector = check_votes(certificate, evidence)
     found = _limits(evidence, alpha, evidence.bound)
     radius = radius_from(evidence, _noise(evidence.noise, evidence.sigma), certificate.norm, found)
     pairs = [(found.pA_lower, evidence.pA_lower), (found.pB_upper, evidence.pB_upper), (radius, certificate.radius)]
@@ -163,6 +187,18 @@ def check_evidence(certificate: Certificate, evidence: SmoothingEvidence, alpha:
     if certificate.radius > 0 and certificate.prediction != _top(evidence):
         detail = f"is {certificate.prediction}, and the votes are for {_top(evidence)}"
         raise InputError.at("prediction", detail, "use the line as it was written")
+
+
+def check_votes(certificate: Certificate, evidence: SmoothingEvidence) -> SelectorEvidence | None:
+    """The selector's votes, if there are any.
+
+    Raises:
+        InputError: looks and counts are not those of one run.
+    """
+    selector = _selector_of(certificate, evidence)
+    if not (_one_run(evidence) or (selector is not None and _not_asked(evidence))):
+        raise InputError.at("evidence", "its looks and counts are not those of one run", "use the line as it was written")
+    return selector
 
 
 def _selector_of(certificate: Certificate, evidence: SmoothingEvidence) -> SelectorEvidence | None:
@@ -225,17 +261,24 @@ def _why(evidence: SmoothingEvidence, level: float, found: Limits) -> str:
 
 def _answered(before: Certificate, evidence: SmoothingEvidence, level: float, found: Limits, origin: str) -> Certificate:
     """What the certifier would have said with these limits, labelled; `origin` ends the reason."""
-    radius = radius_from(evidence, _noise(evidence.noise, evidence.sigma), before.norm, found)
-    certified = radius > 0.0
-    prediction = _top(evidence) if certified else None
-    new = {
+    new = _claimed(before, evidence, found)
+    certified = new["verdict"] is Verdict.CERTIFIED
+    new |= {
         "statement": replace(before.statement, exploratory=True),
-        "prediction": prediction,
-        "correct": prediction == before.label,
-        "verdict": Verdict.CERTIFIED if certified else Verdict.ABSTAINED,
         "reason": f"{Verdict.CERTIFIED.sentence if certified else _why(evidence, level, found)} {origin}",
-        "radius": radius_down(radius),
         "alpha": level,
-        "evidence": evidence,
     }
     return Certificate.model_validate({**dict(before), **new})
+
+
+def _claimed(before: Certificate, evidence: SmoothingEvidence, found: Limits) -> dict[str, Any]:
+    """What the certifier claims with these limits."""
+    radius = radius_from(evidence, _noise(evidence.noise, evidence.sigma), before.norm, found)
+    prediction = _top(evidence) if radius > 0.0 else None
+    return {
+        "prediction": prediction,
+        "correct": prediction == before.label,
+        "verdict": Verdict.CERTIFIED if radius > 0.0 else Verdict.ABSTAINED,
+        "radius": radius_down(radius),
+        "evidence": evidence,
+    }

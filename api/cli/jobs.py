@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,6 +109,7 @@ def _rows(job: dict[str, Any]) -> list[tuple[str, object]]:
 def report(
     job_id: str,
     html: Annotated[Path | None, typer.Option(help="write the page to a file")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="write the report with all rows to a file, for assay replay")] = None,
     shape: Annotated[
         str, typer.Option("--format", metavar="table|latex|mlflow", help="rows of a LaTeX table, or metrics for MLflow")
     ] = "table",
@@ -130,6 +132,10 @@ def report(
         if html is not None:
             html.write_text(service.report_html(job_id))
             err.print(f"wrote {html}")
+        if out_file is not None:
+            rows = [json.loads(line) for line in service.results(job_id)]
+            out_file.write_text(json.dumps({**found, "results": rows}))
+            err.print(f"wrote {out_file}")
         if as_json:
             show_json(found)
         else:

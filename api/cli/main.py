@@ -105,6 +105,12 @@ def recompute(context: typer.Context) -> None:
     become("workers.recompute", *context.args)
 
 
+@app.command("replay", context_settings=PASS_ON, rich_help_panel=ALONE)
+def replay(context: typer.Context) -> None:
+    """Check a run and draw rows of it again: report.json --model M.onnx --data D.npz, from assay report JOB --out report.json."""
+    become("workers.replay", *context.args)
+
+
 @app.command("calibrate", context_settings=PASS_ON, rich_help_panel=ALONE)
 def calibrate(context: typer.Context) -> None:
     """Fit the thresholds of instance-smoothing to other rows: --model M.onnx --data D.npz --spec spec.json --out calibrated.json."""

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from api import exports
 from api.pages.layers import breakdown
 from api.pages.svg import COLOURS, Attacked, Series, chart
+from api.repeat import commands
 from certify.report import AttackReport, CertifierReport, CurvePoint, Report
 from certify.rounding import show_radius, show_share, show_share_upper, show_upper
 from certify.text import printable_lines
@@ -62,6 +63,7 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outc
         attacks=[{"report": attack, "rows": attacked(attack)} for attack in report.attacks],
         layers=breakdown(job.spec, model.facts),
         outcomes=outcomes,
+        commands=commands(job),
         partial=exports.partial(job),
     )
 

@@ -13,6 +13,7 @@ from api.caching import KEEPABLE, keepable
 from api.negotiation import choose
 from api.openapi import also, text
 from api.pages.render import render_report
+from api.repeat import RepeatOut
 from api.schemas import JobOut
 from api.schemas_gates import newest_of_each
 from api.security import CanRead, Db
@@ -33,6 +34,7 @@ class ReportOut(BaseModel):
     job: JobOut
     partial: bool
     partial_words: str
+    repeat: RepeatOut
     report: Report
 
 
@@ -76,4 +78,11 @@ def get_report(
     if form == "latex":
         return PlainTextResponse(exports.latex(job, job.report, radius or ()))
     words = exports.partial(job)
-    return ReportOut(job=JobOut.of(job), partial=bool(words), partial_words=words, report=job.report)
+    model = catalog.get_model(db, tenant, job.model_id)
+    return ReportOut(
+        job=JobOut.of(job),
+        partial=bool(words),
+        partial_words=words,
+        repeat=RepeatOut.of(job, model),
+        report=job.report,
+    )

@@ -59,6 +59,22 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     assert left.stdout == ""
 
 
+def _repeats_as_printed(up: Up, job: str, page: str, paths: dict[str, Path]) -> None:
+    """The command lines of the report, as they stand there, in a folder with the files named as there."""
+    commands = json.loads(up.assay("report", job, "--json").stdout)["repeat"]["commands"]
+    assert all(command in page for command in commands)
+    folder = paths["model"].parent / "auditor"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(paths["model"].read_bytes())
+    (folder / "dataset").write_bytes(paths["data"].read_bytes())
+    environment = {**up.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in commands:
+        done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        environment.pop("ASSAY_KEY", None)  # only the first one asks the service
+    assert done.stdout.endswith("repeated: nothing differs\n")
+
+
 def test_from_files_to_a_report(up: Up, tmp_path: Path) -> None:
     paths = write_job(tmp_path)
     added = up.assay("model", "add", paths["model"], "--name", "net", "--range", "0,1", "--json")
@@ -73,6 +89,7 @@ def test_from_files_to_a_report(up: Up, tmp_path: Path) -> None:
     assert "<svg" in page.read_text()
     lines = up.assay("job", "results", job).stdout.splitlines()
     assert len(lines) == 16
+    _repeats_as_printed(up, job, page.read_text(), paths)
     assert up.assay("job", "watch", job, "--require", "0.0@0.001").returncode == 0
     assert up.assay("job", "watch", job, "--require", "1.0@5").returncode == 1
     listed = json.loads(up.assay("job", "list", "--json").stdout)

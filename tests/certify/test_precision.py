@@ -271,3 +271,10 @@ def test_an_operator_that_torch_has_not_in_bfloat16_is_named() -> None:
         InputError, match=r"certifiers\.0\.precision: bf16: this network cannot be computed in bfloat16 on cpu .*use float32"
     ):
         answers(asked("predict", sigma=0.25, n=100, precision="bf16"), model, torch.rand((1, 1, 3, 3, 3)))
+
+
+def test_setting_them_imports_no_compiler() -> None:
+    """The inspector of uploads may write nothing, and torch's compiler wants a temporary folder when it is imported."""
+    code = "import sys; from certify.precision import ieee; ieee(); print('torch._inductor' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

@@ -36,7 +36,7 @@ def test_the_reach_is_what_unanimous_votes_prove_at_the_last_look(case: dict[str
     noise = NOISES[spec.noise](spec.sigma, (dimension,), "cpu")
     found = limits([Look(n, n, 0, spec.shares[-1])], alpha, spec.bound, noise.slack)
     proved = noise.radius(found.pA_lower, found.pB_upper) / conversion(spec.own_norm, spec.norm, dimension)
-    assert spec.largest_radius(alpha, dimension) == pytest.approx(proved, rel=1e-6)
+    assert spec.largest_radius(alpha, dimension) == pytest.approx(proved, rel=1e-5)
     assert spec.largest_radius(alpha, dimension) >= proved  # nothing that could be proved is refused
 
 
