@@ -15,6 +15,7 @@ from certify.attacks.refutation import decoded
 from certify.certificate import Certificate
 from certify.errors import ModelRejected
 from certify.findings import AttackResult, counterexample_of
+from certify.graph.proto import parse
 from certify.model import Model
 from certify.verdict import Verdict
 
@@ -140,7 +141,7 @@ def _refused(error: Exception) -> ModelRejected:
 def _difference(model: Model, data: bytes, x: Tensor) -> str:  # x: (1, *input), float32
     """A sentence that names the first tensor on which the two readings differ."""
     names = {operator.output for operator in model.graph.operators}
-    file = onnx.load_model_from_string(data)
+    file = parse(data)  # with the names that our reading has
     shown = {value.name for value in file.graph.output}
     file.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names - shown)
     theirs = dict(_Reference(file.SerializeToString()).tensors(x))
