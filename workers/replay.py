@@ -119,7 +119,8 @@ class Replay:
         for row in run.rows:
             if row.certifier in range(len(run.spec.certifiers)) and row.example in range(total):
                 yield from stored(row, self._origin, examples, row.example, self.model, self._run(row.certifier, None))
-        if run.report is not None and report(run.rows, run.spec).model_dump(mode="json") != run.report:
+        asked = len(run.spec.examples.indices(total))
+        if run.report is not None and report(run.rows, run.spec, asked).model_dump(mode="json") != run.report:
             yield Difference(where="report", detail="its curves and counts do not follow from its rows")
 
     def picked(self, count: int | None, named: Sequence[int], seed: int | None) -> set[int]:

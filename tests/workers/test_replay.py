@@ -62,7 +62,7 @@ def served(folder: Path, certifiers: list[dict[str, Any]], selector: bytes | Non
     assert ended.state is JobState.SUCCEEDED, ended.error
     assert ended.report is not None
     model = catalog.get_model(service.db, service.tenant, model_id)
-    made = ReportOut(job=JobOut.of(ended), partial=False, repeat=RepeatOut.of(ended, model), report=ended.report)
+    made = ReportOut(job=JobOut.of(ended), partial=False, partial_words="", repeat=RepeatOut.of(ended, model), report=ended.report)
     rows = [json.loads(line) for line in results.iter_lines(service.db, service.tenant, job.id)]
     return {**made.model_dump(mode="json"), "results": rows}
 
