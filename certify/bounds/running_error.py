@@ -83,7 +83,10 @@ class RunningError:
         found = original(*given, **extra)
         slack = self._guarded(self._slack, node, given)
         # With C it is a margin, of which the error is known elsewhere.
-        return found if slack is None or extra.get("C") is not None else (found[0] - slack, found[1] + slack)
+        if slack is None or extra.get("C") is not None:
+            return found
+        # In order, as the engine views intervals as one line, which it cannot after a transpose.
+        return ((found[0] - slack).contiguous(), (found[1] + slack).contiguous())
 
     def _compute_bounds(self, original: Any, *given: Any, **extra: Any) -> Any:
         """The whole; optimising calls it again from inside, each time with bounds of its own."""

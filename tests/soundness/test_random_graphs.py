@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from certify.bounds.engine import LirpaEngine
+from certify.errors import NumericalError
 from certify.graph.graph import Graph
 from certify.graph.module import GraphModule
 from certify.graph.reader import read_onnx
 from certify.lipschitz.bound import Bounds, NoConstant
 from certify.norms import Norm
-from tests.support.onnx_models import Array
+from tests.support.onnx_models import Array, model_bytes, node
 from tests.support.onnx_reference import ours, reference
 from tests.support.random_graphs import random_graph
 
@@ -81,7 +82,10 @@ def bounded(graph: Graph, seed: int) -> int:
     margins[:, label] = float("inf")
     worst = min(float(margins.min()), 1e300)
     for method in ("ibp", "crown"):
-        bound = engine.margin(x, label, radius, method)
+        try:
+            bound = engine.margin(x, label, radius, method)
+        except NumericalError:  # the engine cannot, and says so: nothing is claimed
+            return 0
         assert bound.lower <= worst + 1e-9 * max(1.0, abs(worst)), (method, radius)
     return 2
 
@@ -100,12 +104,30 @@ def all_of(seeds: range) -> dict[str, int]:
 
 @pytest.mark.parametrize("group", range(4))
 def test_random_networks(group: int) -> None:
-    counts = all_of(range(20 * group, 20 * group + 20))
-    assert counts["constants"] >= 5
-    assert counts["bounds"] >= 4
+    counts = all_of(range(10 * group, 10 * group + 10))
+    assert counts["constants"] >= 4
+    assert counts["bounds"] >= 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", range(10))
 def test_many_random_networks(group: int) -> None:
     all_of(range(1000 + 400 * group, 1400 + 400 * group))
+
+
+@pytest.mark.parametrize("first", ["Div", "Transpose"])
+def test_divisions_by_negative_numbers_and_moved_axes_are_bounded(first: str) -> None:
+    """The bound engine divides by positive numbers only, and views intervals as one line, which a transpose breaks."""
+    nodes = {
+        "Div": [node("Div", "x c", "h")],
+        "Transpose": [node("Transpose", "x", "t", perm=[0, 2, 3, 1]), node("LeakyRelu", "t", "l"), node("Div", "l d", "h")],
+    }
+    rest = [node("Relu", "h", "r"), node("Flatten", "r", "f"), node("Gemm", "f w", "logits")]
+    rng = np.random.default_rng(0)
+    weights = {
+        "c": np.array([-0.5, 2.0, -3.0], np.float32),
+        "d": np.array([0.5, 2.0], np.float32),
+        "w": rng.normal(size=(24, 3)).astype(np.float32),
+    }
+    graph = read_onnx(model_bytes([*nodes[first], *rest], weights, input_shape=("batch", 2, 4, 3)))
+    assert bounded(graph, 1) == 2

@@ -154,7 +154,7 @@ class Net:
         self.put("Flatten", [self.name], (total,))
         self.put("Gemm", [self.name, self.number(total, 3, scale=0.5), self.number(3)], (3,))
         self.nodes[-1].output[0] = "logits"
-        return model_bytes(self.nodes, self.weights, input_shape=("batch", *self.first), opset=13 if self.rng.random() < 0.5 else 17)
+        return model_bytes(self.nodes, self.weights, input_shape=("batch", *self.first), opset=14 if self.rng.random() < 0.5 else 17)
 
 
 def random_graph(seed: int) -> bytes:

@@ -232,8 +232,8 @@ class Arithmetic(Broadcast):
 
     def for_bounds(self) -> Operator:
         """Extremes as ReLUs of differences; sums of many and means with the constants put together; no constant is broadcast."""
-        if self.type == "Div" and "1" in self.loose.sizes:
-            # The engine's rule for a quotient has no place for the size of an inverse.
+        if self.type == "Div" and ("1" in self.loose.sizes or np.any(self.weights["1"] < 0)):
+            # The engine's rule for a quotient has no place for the size of an inverse, nor for negative numbers.
             return replace(self, type="Mul", weights={"1": self.spread(_inverse(self.weights["1"]))})
         if self.type not in _MANY:
             return replace(self, weights={name: self.spread(value) for name, value in self.weights.items()})

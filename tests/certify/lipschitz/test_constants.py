@@ -15,6 +15,7 @@ from certify.graph.operators import Operator
 from certify.graph.reader import read_onnx
 from certify.lipschitz.bound import Bounds, NoConstant
 from certify.lipschitz.constant import Rounding, gamma
+from tests.certify.graph.test_formulas import PARAMETERS
 from tests.support.onnx_models import model_bytes, node
 
 
@@ -78,6 +79,23 @@ def test_negative_parameters_count_by_what_the_operator_computes() -> None:
         x = torch.linspace(-9, 9, 100_001, dtype=torch.float64)
         slopes = (operator.evaluate({}, x[:, None])[:, 0].diff() / x.diff()).abs()
         assert float(slopes.max()) <= operator.lipschitz() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("kind", "given"), [(kind, given) for kind, many in PARAMETERS.items() for given in many])
+def test_odd_parameters_on_a_dense_grid(kind: str, given: dict[str, float | str]) -> None:
+    """A constant, if there is one, is a slope that nothing on the grid exceeds, jumps among them."""
+    if any(isinstance(value, float) and 0 < abs(value) < 1e-20 for value in given.values()):
+        return  # its bend is narrower than any grid
+    operator = one(kind, **given)
+    x = torch.linspace(-20, 20, 200_001, dtype=torch.float64)
+    y = operator.evaluate({}, x[:, None])[:, 0]
+    steepest = float((y.diff() / x.diff()).abs().max())
+    try:
+        most = operator.lipschitz()
+    except NoConstant:
+        assert kind in ("Celu", "Shrink", "ThresholdedRelu")
+        return
+    assert steepest <= most * (1 + 1e-6) + 1e-9
 
 
 def test_a_celu_that_grows_as_an_exponential_is_refused() -> None:
