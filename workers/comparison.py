@@ -119,7 +119,7 @@ class _Certifier:
         try:
             for looks in self._looks:
                 why = why or self._otherwise(looks.at(position, should_stop), finding)
-            kept = _broken(finding, why) if why else self._confirmed(finding)
+            kept = _broken(finding, why) if why else confirmed(finding, self.job.network)
         except CannotRun as error:
             return _with(finding, found.model_copy(update={"reason": str(error)}))
         refused = [given.session for given in self._networks if isinstance(given.session, CannotRun)]
@@ -131,15 +131,6 @@ class _Certifier:
     def _otherwise(self, seen: Sequence[Seen], finding: Row) -> str:
         exactly = not self._noisy
         return next((why for one in seen if (why := _otherwise(one, finding.prediction, exactly=exactly))), "")
-
-    def _confirmed(self, finding: Row) -> Row:
-        text, session = counterexample_of(finding), self.job.network.session
-        if text is None or not isinstance(session, Session):
-            return finding
-        logits = session.logits(decoded(text, self.job.network.model.input_shape).unsqueeze(0))
-        against = finding.prediction if isinstance(finding, AttackResult) else finding.label
-        confirmed = int(logits.argmax()) != against and bool(logits.isfinite().all())
-        return finding if confirmed else _unconfirmed(finding)
 
     @property
     def _noisy(self) -> bool:
@@ -176,6 +167,21 @@ class _Certifier:
             return (selector.sigma,) if selector else ()
         confident = (selector.sigma,) if isinstance(selector, ConfidenceSelector) else ()
         return (*certifier.noise_levels, *confident)
+
+
+def confirmed(finding: Row, network: Given) -> Row:
+    """The row; a counterexample that onnxruntime does not confirm is none: a claim is then unknown, nothing was found.
+
+    Raises:
+        CannotRun: onnxruntime fails on it.
+    """
+    text = counterexample_of(finding)
+    if text is None or not isinstance(network.session, Session):
+        return finding
+    logits = network.session.logits(decoded(text, network.model.input_shape).unsqueeze(0))
+    against = finding.prediction if isinstance(finding, AttackResult) else finding.label
+    seen = int(logits.argmax()) != against and bool(logits.isfinite().all())
+    return finding if seen else _unconfirmed(finding)
 
 
 def _otherwise(seen: Seen, prediction: int | None, *, exactly: bool) -> str:

@@ -17,11 +17,11 @@ from workers.runtime import Session, apart
 
 CROWD = 256
 _BASE = 64  # rows whose copies are made together
-_KEPT = 8192  # answers to calls
+_KEPT = 1024  # answers to calls
 # Floating-point operations of about half a second on one core, and what each call costs beside them.
-_HALF_SECOND, _CALL = 2**34, 2**19
-# The share of a job's own passes through the network that each call of many rows may cost, and the fewest passes of an example.
-_SHARE, _FEWEST = 0.01, 100.0
+_HALF_SECOND, _CALL = 3 * 2**33, 2**19
+# The share of a job's own passes through the network that each call of many rows may cost, and the passes behind a bound.
+_SHARE, _INTERVALS, _BOUNDS = 0.01, 16.0, 100.0
 _POINTS = (4, 2)  # the input and its noisy copies; fewer where they are dear
 
 
@@ -66,7 +66,7 @@ class Programme:
         for size in {CROWD, batch_size} - {1}:
             call = min(size, held)
             # A call that the rows of the job do not fill is filled with repetitions, and may then be too dear.
-            while call > 1 and not _affordable(call, rows * points, rows * max(points, _SHARE * passes), flops):
+            while call > 1 and not _affordable(call, rows * points, rows * _SHARE * passes, flops):
                 call //= 2
             if call > 1:
                 calls.add(call)
@@ -81,9 +81,9 @@ def _affordable(call: int, points: int, allowed: float, flops: int) -> bool:
 def _passes(certifier: CertifierSpec) -> float:
     """Passes of one example through the network, about, and rather too few."""
     if not isinstance(certifier, CopiesSpec):
-        return _FEWEST
+        return _INTERVALS if certifier.method == "ibp" else _BOUNDS
     first = getattr(certifier, "n0", 0) + next(iter(getattr(certifier, "looks", ())), 0)
-    return max(float(first), certifier.work(1))
+    return max(float(first), 2 * certifier.work(1))
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Looks:
         """
         if should_stop():
             raise Cancelled
-        found = [self._group(1, row)[0]]
+        found = [self._group(1, row // _BASE)[row % _BASE]]
         for call in self.programme.calls:
             if self.session.takes_one or call in self.refused:
                 continue
@@ -152,11 +152,11 @@ class Looks:
             self._seen[key] = self._look_alone(number) if call == 1 else self._look(call, number)
         return self._seen[key]
 
-    def _look_alone(self, row: int) -> list[Seen]:
-        points, ours = self._points(row, row + 1)
+    def _look_alone(self, number: int) -> list[Seen]:
+        points, ours = self._base(number)
         asked = self.programme.alone
-        theirs = torch.stack([self.session.logits(one.unsqueeze(0)) for one in points[0, :asked]])
-        return self._judged(1, points[:, :asked], ours[:, :asked], theirs.unsqueeze(0))
+        theirs = torch.stack([self.session.logits(one.unsqueeze(0)) for one in points[:, :asked].flatten(0, 1)])
+        return self._judged(1, points[:, :asked], ours[:, :asked], theirs.reshape(len(points), asked, -1))
 
     def _look(self, call: int, number: int) -> list[Seen]:
         each = max(1, call // self.programme.points)
