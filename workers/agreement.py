@@ -11,8 +11,8 @@ from torch import Tensor
 
 from certify.errors import ModelRejected
 from certify.facts import RuntimeFact
-from certify.graph.proto import printable
 from certify.model import Model
+from certify.text import printable
 from workers.runtime import VERSION, CannotRun, Session, apart
 
 Range = tuple[float, float]
