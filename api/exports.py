@@ -65,6 +65,8 @@ def mlflow(job: Job, report: Report, radii: Sequence[float]) -> dict[str, Any]:
     tags["assay.state"] = str(job.state)
     if words := partial(job):
         tags["assay.partial"] = words
+    if report.runtime:
+        tags["assay.runtime"] = " ".join(report.runtime)
     for certifier in report.certifiers:
         # Metrics of one name are drawn as one curve over runs: another condition is another name.
         prefix = "".join((f"{certifier.certifier}-{certifier.kind}-{certifier.norm}", *certifier.statement.conditions))
@@ -85,9 +87,13 @@ def mlflow(job: Job, report: Report, radii: Sequence[float]) -> dict[str, Any]:
 
 
 def latex(job: Job, report: Report, radii: Sequence[float]) -> str:
-    """A row of a table for each certifier, in percent rounded down, with its statement, under a comment that names the columns."""
+    """A row of a table for each certifier, in percent rounded down, with its statement, under a comment that names the columns.
+
+    Above stands what is to be said of onnxruntime.
+    """
     words = partial(job)
     lines = [f"% {words}; shares are of the rows that were answered"] if words else []
+    lines += [f"% {job.id}: {sentence}" for sentence in report.runtime]
     for certifier in report.certifiers:
         shown = _points(certifier, radii)
         cells = [

@@ -276,12 +276,28 @@ class Versions(Frozen):
     engine: str | None = None
 
 
+class Runtime(Frozen):
+    """What onnxruntime, started with its default options, was asked about the input of this row: it answers as was certified.
+
+    Each of `batches` is the number of rows in one of its calls, which held the input and, where votes of noisy copies count, `copies`
+    of it that no certificate used. Where it was not compared there are none, and `reason` says why. `differs` says how its optimiser
+    departs from the file on other inputs of the dataset's range.
+    """
+
+    version: str
+    batches: tuple[int, ...] = ()
+    copies: int = 0
+    reason: str = ""
+    differs: str = ""
+
+
 class Provenance(Frozen):
     """Everything needed to repeat the computation.
 
     `noise_key` is `public-seed` (the stream key follows from `seed`), or `service:` and the SHA-256 commitment of a key that the
     service drew after the upload and reveals in the report; null for deterministic certifiers. `attempt` is which throw of this
     certifier it is on this model and dataset, in this tenant of the service; a run without service counts nothing and says 1.
+    `runtime` is null in rows that no worker compared.
     """
 
     model: Sha256
@@ -294,6 +310,7 @@ class Provenance(Frozen):
     dtype: str
     batch_size: int | None
     versions: Versions
+    runtime: Runtime | None = None
 
 
 class Claim(Protocol):

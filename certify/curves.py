@@ -9,6 +9,7 @@ from itertools import groupby
 from statistics import median_low
 
 from certify.certificate import BoundsEvidence, Certificate, InstanceEvidence, LatentEvidence
+from certify.facts import RuntimeFact
 from certify.findings import AttackResult
 from certify.report import AttackPoint, AttackReport, CertifierReport, CurvePoint, Report
 from certify.rounding import show_distance_upper
@@ -23,7 +24,9 @@ _BAND = 0.05
 _LISTED = 16
 
 
-def report(findings: Sequence[Certificate | AttackResult], spec: Spec, asked: int | None = None) -> Report:
+def report(
+    findings: Sequence[Certificate | AttackResult], spec: Spec, asked: int | None = None, runtime: RuntimeFact | None = None
+) -> Report:
     """What the rows of one job say, certifier by certifier.
 
     Certified accuracy at r is the share of all rows, abstentions and errors included, whose certificate proves the correct
@@ -33,6 +36,7 @@ def report(findings: Sequence[Certificate | AttackResult], spec: Spec, asked: in
         findings: the rows that there are.
         spec: of the job.
         asked: how many examples the job asked for; null where that is not known.
+        runtime: how onnxruntime runs the model, where somebody looked.
     """
     ordered = sorted(findings, key=lambda finding: (finding.certifier, finding.example))
     groups = [(index, list(group)) for index, group in groupby(ordered, key=lambda finding: finding.certifier)]
@@ -41,7 +45,21 @@ def report(findings: Sequence[Certificate | AttackResult], spec: Spec, asked: in
     return Report(
         certifiers=tuple(_certifier(rows, spec.certifiers[index], asked) for index, rows in proved if rows),
         attacks=tuple(_attack(rows, asked) for rows in attacked if rows),
+        runtime=_runtime(findings, runtime),
     )
+
+
+def _runtime(findings: Sequence[Certificate | AttackResult], fact: RuntimeFact | None) -> tuple[str, ...]:
+    """Where onnxruntime computes something else than was certified, or was not asked."""
+    said = [fact.sentence if fact else ""]
+    compared = [row.provenance.runtime for row in findings if row.provenance.runtime]
+    if not said[0]:
+        # Nothing was seen on random inputs of the model's own range, but on those of this dataset.
+        said += [RuntimeFact(version=one.version, differs=one.differs).sentence for one in compared if one.differs]
+        said += [RuntimeFact(version=one.version, refused=one.reason).sentence for one in compared if one.reason]
+    if len(compared) < len(findings):
+        said.append(f"{len(findings) - len(compared)} of {len(findings)} rows were not compared with onnxruntime.")
+    return tuple(dict.fromkeys(sentence for sentence in said if sentence))
 
 
 def _attack(rows: list[AttackResult], asked: int | None) -> AttackReport:

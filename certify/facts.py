@@ -56,6 +56,29 @@ class Support(Frozen):
     reason: str = ""
 
 
+class RuntimeFact(Frozen):
+    """How onnxruntime runs a model. `refused` says why it cannot with its default options: then nothing is compared with it.
+
+    `differs` says where its default optimiser computes something else than the file says; certificates speak of the file.
+    """
+
+    version: str
+    refused: str = ""
+    differs: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What a reader of the model's page and of its reports must know; empty when there is nothing."""
+        if self.refused:
+            return f"Not compared with onnxruntime {self.version}, which {self.refused}."
+        if self.differs:
+            return (
+                f"onnxruntime {self.version} with its default options computes something else than the file says: {self.differs}."
+                " Rows on which it answers otherwise are errors; the certificates are about the file."
+            )
+        return ""
+
+
 class ModelFacts(Frozen):
     """What inspection found in a model. Shapes are those of one example, without the batch axis."""
 
@@ -70,6 +93,7 @@ class ModelFacts(Frozen):
     layers: tuple[LayerFact, ...] = Field(default=(), description="how each operator stretches distances, in order")
     opset: int = 0
     class_names: tuple[str, ...] | None = Field(default=None, description="as the file names them, one for each logit")
+    runtime: RuntimeFact | None = Field(default=None, description="how onnxruntime runs it; null where nobody looked")
 
     @property
     def inspected_for_splits(self) -> bool:

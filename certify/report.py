@@ -217,10 +217,14 @@ class AttackReport(Frozen):
 
 
 class Report(Frozen):
-    """Certifiers side by side; each keeps its own statement and they are never added up. Attacks stand beside them, for themselves."""
+    """Certifiers side by side; each keeps its own statement and they are never added up. Attacks stand beside them, for themselves.
+
+    `runtime` says, in sentences, where onnxruntime computes something else than was certified, or was not compared.
+    """
 
     certifiers: tuple[CertifierReport, ...]
     attacks: tuple[AttackReport, ...] = ()
+    runtime: tuple[str, ...] = ()
 
     def completed(self, spec: Spec) -> Report:
         """The same with the conditions that reports of version 1 left to the spec."""

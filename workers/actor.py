@@ -14,12 +14,12 @@ from certify.certificate import Certificate, Provenance
 from certify.findings import AttackResult
 from certify.run import Progress, Run
 from storage.records import ShardLease
-from workers.agreement import recheck
+from workers.comparison import Comparison, Given
 from workers.datasets import Dataset, read_dataset
 from workers.versions import versions
 
 T = TypeVar("T")
-_CACHED = 4
+_CACHED = 8
 # Bytes that models and datasets of other shards may take: the estimates of bound propagation have room for so much.
 _OTHERS = 2**26
 
@@ -47,29 +47,39 @@ class CertifierActor:
             AssayError: the shard cannot be answered; Cancelled when it was stopped.
         """
         self._progress = Progress(certifier=lease.certifier, examples=0)
-        keys = (("model", lease.model_digest, lease.value_range), ("dataset", lease.dataset_digest))
-        self._make_room(keys)
-        loaded = self._kept(keys[0], lambda: Model.from_onnx(model, lease.value_range))
-        data = self._kept(keys[1], lambda: read_dataset(dataset))
-        named = [other.digest for other in lease.spec.certifiers[lease.certifier].other_models]
+        wanted = ("network", lease.model_digest, lease.value_range), ("dataset", lease.dataset_digest), _question(lease)
+        self._make_room(wanted)
+        network = self._kept(wanted[0], lambda: self._read(model, lease.value_range))
+        data = self._kept(wanted[1], lambda: read_dataset(dataset))
+        named = zip(lease.spec.certifiers[lease.certifier].other_models, others, strict=True)
+        given = {other.digest: self._other(other.digest, file) for other, file in named}
         run = Run(
             plan=lease.plan,
             noise_key=lease.noise_key,
             provenance=provenance(lease, self.device),
             now=time.monotonic,
             certifiers=(lease.certifier,),
-            models={digest: self._other(digest, file) for digest, file in zip(named, others, strict=True)},
+            models={digest: other.model for digest, other in given.items()},
             device=self.device,
             should_stop=lambda: lease.id in self._stopped,
             on_progress=self._note,
         )
+        rows = lease.spec.examples.indices(len(data.x))
+        comparison = self._kept(
+            wanted[2],
+            lambda: Comparison(lease.spec, lease.plan, lease.noise_key, self.device, network, given, rows, data.x),
+        )
         try:
-            return list(recheck(loaded, model, certify(loaded, select(lease, data), lease.spec, run)))
+            findings = certify(network.model, select(lease, data), lease.spec, run)
+            return list(comparison.compared(findings, run.should_stop))
         finally:
             self._stopped.discard(lease.id)  # the same shard, leased again later, is not stopped
 
-    def _other(self, digest: str, file: bytes) -> Model:
-        return self._kept(("model", digest, None), lambda: Model.from_onnx(file))
+    def _read(self, file: bytes, value_range: tuple[float, float] | None) -> Given:
+        return Given.of(Model.from_onnx(file, value_range), file, self.device)
+
+    def _other(self, digest: str, file: bytes) -> Given:
+        return self._kept(("network", digest, None), lambda: self._read(file, None))
 
     def progress(self) -> Progress:
         return self._progress
@@ -98,10 +108,17 @@ class CertifierActor:
         return self._cache[key]  # type: ignore[return-value]
 
 
+def _question(lease: ShardLease) -> Hashable:
+    """What is compared with onnxruntime alike in all shards of one certifier of a job."""
+    return "question", lease.model_digest, lease.dataset_digest, lease.spec.digest(), lease.certifier, lease.noise_key, lease.value_range
+
+
 def _size(cached: object) -> int:
-    """Bytes, about: a model has its weights as arrays and in two modules."""
-    if isinstance(cached, Model):
-        return 12 * cached.graph.parameters()
+    """Bytes, about: a network has its weights as arrays, in two modules and in onnxruntime."""
+    if isinstance(cached, Comparison):
+        return _size(cached.network)
+    if isinstance(cached, Given):
+        return 20 * cached.model.graph.parameters()
     return 4 * cached.x.numel() if isinstance(cached, Dataset) else 0
 
 

@@ -2,159 +2,243 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 
-from certify.attacks.refutation import decoded
-from certify.certificate import Certificate
 from certify.errors import ModelRejected
-from certify.findings import AttackResult, counterexample_of
+from certify.facts import RuntimeFact
 from certify.graph.proto import parse
 from certify.model import Model
-from certify.verdict import Verdict
+from certify.text import printable
+from workers.runtime import VERSION, CannotRun, Session, apart
 
-_AGREE = 1e-4
-_COPIES = 4
+Range = tuple[float, float]
+
+# Rows in one call on which an answer was seen to depend, or might: few, odd, those of a worker, those of a user.
+CROWDS = (2, 33, 64, 100, 128, 200, 256)
+# Where no range is declared: what networks are fed with, and far beyond, on both sides of zero.
+SCALES = (1.0, 255.0, 10.0, 1e-3, 1e4)
 # What a large network may cost in all rows together: values held at once, values made, floating-point operations.
-_LIVE_VALUES, _VALUES, _FLOPS = 2**26, 2**28, 2**36
+LIVE_VALUES, _VALUES, _FLOPS = 2**26, 2**28, 2**36
+_CROWD_FLOPS = 2**37
+_COPIES = 4
+_NEAR = 1e-4
+_SEARCHED = 2**26  # weights, once for each operator, up to which the tensor that the optimiser changes is looked for
 _MEND_ROWS = "remove layers that work across the batch"
 
-onnxruntime.set_default_logger_severity(4)
+
+@dataclass(frozen=True)
+class Difference:
+    """An input that a session answers otherwise than our module, in a call of so many rows; `value_range` is where it was drawn from."""
+
+    x: Tensor  # (1, *input), float32
+    rows: int
+    value_range: Range
+
+    @property
+    def where(self) -> str:
+        low, high = self.value_range
+        return f"on inputs from {low:g} to {high:g}" + ("" if self.rows == 1 else f" in a batch of {self.rows} rows")
 
 
-def check_agreement(model: Model, data: bytes) -> None:
-    """Our reading of the file must compute what onnxruntime computes, for every row alone, whatever stands beside it.
+def check_agreement(model: Model, data: bytes, crowds: Sequence[int] = CROWDS, default: Session | CannotRun | None = None) -> RuntimeFact:
+    """Our reading of the file must compute what the file says to onnxruntime, for every row alone, whatever stands beside it.
 
-    Random inputs of the declared range, one at a time and among hostile neighbours, in our module and (where the file takes
-    several) in onnxruntime. Agreement is to 1e-4 of the largest logit.
+    Random inputs of the declared range, one at a time and among others, in our module and (where the file takes several) in onnxruntime
+    without its optimiser; without a declared range, inputs of several scales and both signs too. The optimiser, which is on by default,
+    is then compared with the file: what it changes is told, and so is that onnxruntime cannot run the file.
+
+    Args:
+        model: our reading.
+        data: the bytes it was read from.
+        crowds: rows in one call; large networks are compared in smaller ones.
+        default: onnxruntime on the bytes as users start it, where that was done already.
 
     Raises:
         ModelRejected: the outputs differ (the first tensor that does is named), are not finite, or a row depends on its neighbours.
     """
-    x, crowd = _inputs(model)
-    with torch.inference_mode():
-        alone = torch.cat([model.module()(row.unsqueeze(0)) for row in x])
-        among = model.module()(crowd)[: len(x)]
-    if not bool(alone.isfinite().all()):
-        raise ModelRejected.at("model", "answers NaN or infinity on inputs of its range", "check the weights and the declared range")
-    if _differs(among, alone):
-        raise ModelRejected.at("model", "answers an input differently among other inputs", _MEND_ROWS)
-    reference = _Reference(data)
-    if _differs(alone, torch.cat([reference.logits(row.unsqueeze(0)) for row in x]).reshape(alone.shape)):
-        raise ModelRejected.at("model", _difference(model, data, x[:1]), "report this model: it cannot be certified soundly")
-    together = reference.together(crowd)
-    if together is not None and _differs(together[: len(x)], alone):
-        raise ModelRejected.at("model", "answers an input differently among other inputs in onnxruntime", _MEND_ROWS)
+    _check_alone(model)
+    default = default or started(model, data, optimised=True)
+    literal = started(model, data, optimised=False)
+    # The optimised one stands in where there is no other.
+    reading = literal if isinstance(literal, Session) else default
+    if isinstance(reading, Session) and (found := _difference(model, reading, crowds)):
+        if found.rows > 1:
+            raise ModelRejected.at("model", "answers an input differently among other inputs in onnxruntime", _MEND_ROWS)
+        detail = _named(model, data, found.x)
+        raise ModelRejected.at("model", detail, "report this model: it cannot be certified soundly")
+    if not isinstance(default, Session):
+        return RuntimeFact(version=VERSION, refused=str(default))
+    if reading is default:
+        return RuntimeFact(version=VERSION)
+    return RuntimeFact(version=VERSION, differs=_told(model, data, _difference(model, default, crowds)))
 
 
-def recheck(model: Model, data: bytes, findings: Iterable[Certificate | AttackResult]) -> Iterator[Certificate | AttackResult]:
-    """The findings; a counterexample that onnxruntime does not confirm is no longer one: a claim is then unknown, nothing was found.
+def check_range(model: Model, data: bytes, default: Session, value_range: Range) -> str:
+    """How the optimiser departs from the file on inputs of a dataset's range, in words; empty where it does not.
 
     Args:
-        model: the network.
+        model: our reading.
         data: the bytes it was read from.
-        findings: of this model.
+        default: onnxruntime on them, as users run it.
+        value_range: the least and the largest value of the dataset.
+
+    Raises:
+        ModelRejected: it is our reading that is wrong there.
     """
-    reference: _Reference | None = None
-    for finding in findings:
-        text, kept = counterexample_of(finding), finding
-        if text is not None:
-            reference = reference or _Reference(data)
-            x = decoded(text, model.input_shape)
-            against = finding.prediction if isinstance(finding, AttackResult) else finding.label
-            logits = reference.logits(x.unsqueeze(0)).reshape(-1)
-            if int(logits.argmax()) == against or not bool(logits.isfinite().all()):
-                kept = _unconfirmed(finding)
-        yield kept
+    found = _on_range(model, default, value_range, ())
+    if found is None:
+        return ""
+    literal = started(model, data, optimised=False)
+    if isinstance(literal, Session) and _on_range(model, literal, value_range, ()) is not None:
+        detail = f"{_named(model, data, found.x)}, {found.where}, as this dataset has them"
+        raise ModelRejected.at("model", detail, "report this model: it cannot be certified soundly")
+    return _told(model, data, found)
 
 
-def _unconfirmed(finding: Certificate | AttackResult) -> Certificate | AttackResult:
-    seen = "An attack found an input that gets another answer here but not in onnxruntime"
-    nothing = {"counterexample": None, "distance_upper": None}
-    if isinstance(finding, AttackResult):
-        return finding.model_copy(update={**nothing, "found": False, "answer": None, "reason": f"{seen}: it is not counted."})
-    kept = finding.evidence.model_copy(update=nothing) if finding.evidence else None
-    return finding.model_copy(update={"verdict": Verdict.UNKNOWN, "reason": f"{seen}: neither proved nor refuted.", "evidence": kept})
+def started(model: Model, data: bytes, *, optimised: bool, threads: int = 1) -> Session | CannotRun:
+    """onnxruntime on the file; its own words where it cannot answer a single input."""
+    try:
+        session = Session(data, optimised=optimised, threads=threads)
+        session.try_once(model.input_shape)
+    except CannotRun as error:
+        return error
+    return session
 
 
-def _inputs(model: Model) -> tuple[Tensor, Tensor]:
-    """A few inputs of the range, and the same ones followed by neighbours far outside it."""
-    low, high = model.value_range or (0.0, 1.0)
+def _check_alone(model: Model) -> None:
+    """In our module: finite logits, the same ones among hostile neighbours."""
+    x = _inputs(model, model.value_range or (0.0, 1.0))
+    ours = torch.cat([_ours(model, row.unsqueeze(0)) for row in x])
+    if not bool(ours.isfinite().all()):
+        raise ModelRejected.at("model", "answers NaN or infinity on inputs of its range", "check the weights and the declared range")
+    if bool(_apart(model, x, ours, _ours(model, _among(x))[: len(x)]).any()):
+        raise ModelRejected.at("model", "answers an input differently among other inputs", _MEND_ROWS)
+
+
+def _difference(model: Model, session: Session, crowds: Sequence[int]) -> Difference | None:
+    found = _on_range(model, session, model.value_range or (0.0, 1.0), crowds)
+    if found is not None or model.value_range is not None:
+        return found
+    # A large network is asked on fewer scales: three calls each, of two sessions and our module.
+    affordable = max(3, _FLOPS // max(1, 4 * model.graph.flops()))
+    ranges = [value_range for scale in SCALES for value_range in ((-scale, scale), (0.0, scale), (-scale, 0.0))]
+    for value_range in ranges[:affordable]:
+        # Far outside of what it was made for, a network may jump where rounding decides: most rows must differ.
+        if found := _on_range(model, session, value_range, (), most=True):
+            return found
+    return None
+
+
+def _on_range(model: Model, session: Session, value_range: Range, crowds: Iterable[int], *, most: bool = False) -> Difference | None:
+    """The first call of a session whose answers are not ours; with `most`, one row of it may be."""
+    x = _inputs(model, value_range)
+    ours = _ours(model, x)
+    alone = torch.stack([session.logits(row.unsqueeze(0)) for row in x])
+    if alone.shape != ours.shape:
+        return Difference(x[:1], 1, value_range)
+    differ = _apart(model, x, ours, alone)
+    if int(differ.sum()) > (int(ours.isfinite().all(dim=1).sum()) // 2 if most else 0):
+        return Difference(x[int(differ.nonzero()[0])].unsqueeze(0), 1, value_range)
+    if most:
+        return None
+    for crowd in (_among(x), *(_repeated(x, rows) for rows in _affordable(model, crowds))):
+        together = session.together(crowd)
+        kept = min(len(x), len(crowd))
+        if together is not None and bool(_apart(model, x[:kept], ours[:kept], together[:kept]).any()):
+            return Difference(x[:1], len(crowd), value_range)
+    return None
+
+
+def _affordable(model: Model, crowds: Iterable[int]) -> list[int]:
     graph = model.graph
-    copies = max(1, min(_COPIES, _LIVE_VALUES // (3 * graph.live_elements()), _VALUES // graph.values(), _FLOPS // max(1, graph.flops())))
+    most = min(LIVE_VALUES // graph.live_elements(), _CROWD_FLOPS // max(1, graph.flops()))
+    return sorted({rows if rows <= most else most for rows in crowds} - {0, 1})
+
+
+def _repeated(x: Tensor, rows: int) -> Tensor:  # x: (copies, *input); (rows, *input)
+    return x.repeat(-(-rows // len(x)), *(1 for _ in x.shape[1:]))[:rows]
+
+
+def _among(x: Tensor) -> Tensor:  # x: (copies, *input); (3 * copies, *input)
+    """The same inputs followed by neighbours far outside of their range."""
+    return torch.cat([x, torch.full_like(x, 1e3), -x * 50])
+
+
+def _inputs(model: Model, value_range: Range) -> Tensor:
+    """A few inputs of a range, (copies, *input), float32."""
+    low, high = value_range
+    graph = model.graph
+    copies = max(1, min(_COPIES, LIVE_VALUES // (3 * graph.live_elements()), _VALUES // graph.values(), _FLOPS // max(1, graph.flops())))
     generator = torch.Generator().manual_seed(0)
-    x = low + (high - low) * torch.rand((copies, *model.input_shape), generator=generator)
-    return x, torch.cat([x, torch.full_like(x, 1e3), -x * 50])
+    return low + (high - low) * torch.rand((copies, *model.input_shape), generator=generator)
 
 
-class _Reference:
-    """onnxruntime on the bytes, one thread, without its optimiser (which fuses a zero Pad into a MaxPool, where padding never wins)."""
-
-    def __init__(self, data: bytes) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.enable_mem_pattern = False
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise _refused(error) from None
-        self._source = self._session.get_inputs()[0]
-
-    def logits(self, x: Tensor) -> Tensor:  # x: (1, *input), float32
-        try:
-            return torch.from_numpy(self._run(x)[0])
-        except Exception as error:
-            raise _refused(error) from None
-
-    def together(self, x: Tensor) -> Tensor | None:  # x: (batch, *input), float32
-        """Logits of many rows at once; null when the file takes only one."""
-        if self._source.shape[0] == 1:
-            return None
-        try:
-            return torch.from_numpy(self._run(x)[0])
-        except Exception:
-            return None  # it reads well and answers a batch of one: some layer has the batch of the export built in
-
-    def tensors(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:  # x: (1, *input), float32
-        names = [output.name for output in self._session.get_outputs()]
-        for name, value in zip(names, self._run(x), strict=True):
-            yield name, torch.from_numpy(np.asarray(value, dtype=np.float32))
-
-    def _run(self, x: Tensor) -> list[Any]:  # x: (batch, *input), float32
-        return list(self._session.run(None, {self._source.name: x.numpy()}))
+def _apart(model: Model, x: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:  # x: (rows, *input); logits: (rows, classes); (rows,)
+    """Which rows differ, measured against the largest logit of all of them."""
+    finite = ours[ours.isfinite()]
+    largest = max(1e-3, float(finite.abs().max())) if len(finite) else 1e-3
+    return apart(ours, theirs, lambda: _exactly(model, x), largest=largest)
 
 
-def _refused(error: Exception) -> ModelRejected:
-    # onnxruntime raises plain RuntimeErrors of its own making; whatever it refuses has no independent check.
-    reason = "".join(c if c.isprintable() else " " for c in str(error)[:300])
-    return ModelRejected.at("model", f"cannot be run by onnxruntime ({reason})", "export the model again")
+def _ours(model: Model, x: Tensor) -> Tensor:  # x: (rows, *input); (rows, classes)
+    with torch.no_grad():
+        logits: Tensor = model.module()(x)
+    return logits
 
 
-def _difference(model: Model, data: bytes, x: Tensor) -> str:  # x: (1, *input), float32
+def _exactly(model: Model, x: Tensor) -> Tensor:  # x: (rows, *input); (rows, classes), float64
+    with torch.no_grad():
+        return torch.cat([model.module(dtype=torch.float64)(row.double().unsqueeze(0)) for row in x])
+
+
+def _named(model: Model, data: bytes, x: Tensor) -> str:  # x: (1, *input), float32
     """A sentence that names the first tensor on which the two readings differ."""
     names = {operator.output for operator in model.graph.operators}
     file = parse(data)  # with the names that our reading has
     shown = {value.name for value in file.graph.output}
     file.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names - shown)
-    theirs = dict(_Reference(file.SerializeToString()).tensors(x))
-    with torch.inference_mode():
-        for operator, value in model.module().steps(x):
-            other = theirs.get(operator.output)
-            # The same order of values, whatever axis the file keeps its batch of one on.
-            if other is not None and _differs(value.reshape(-1), other.reshape(-1)):
-                return (
-                    f"differs from onnxruntime's reading from the tensor {operator.output!r} on, made by {operator.type} {operator.name!r}"
-                )
+    theirs = dict(Session(file.SerializeToString(), optimised=False).tensors(x))
+    for kind, name, output, value in _steps(model, x):
+        other = theirs.get(output)
+        if other is not None and _far(value, other):
+            return printable(f"differs from onnxruntime's reading from the tensor {output!r} on, made by {kind} {name!r}", 300)
     return "computes something else here than in onnxruntime"
 
 
-def _differs(a: Tensor, b: Tensor) -> bool:  # a, b: of one shape
-    return a.shape != b.shape or not bool((a - b).abs().max() <= _AGREE * max(1e-3, float(b.abs().max())))
+def _told(model: Model, data: bytes, found: Difference | None) -> str:
+    """What the optimiser changes, in words; empty where nothing was found."""
+    if found is None:
+        return ""
+    graph = model.graph
+    # Each tensor in turn is the only output: to show two of them would keep the optimiser from merging what is between.
+    searched = found.rows == 1 and len(graph.operators) * (graph.parameters() + graph.flops()) <= _SEARCHED
+    for kind, name, output, value in _steps(model, found.x) if searched else ():
+        file = parse(data)
+        del file.graph.output[:]
+        file.graph.output.append(onnx.ValueInfoProto(name=output))
+        try:
+            other = Session(file.SerializeToString(), optimised=True).logits(found.x)
+        except CannotRun:
+            continue
+        if _far(value, other):
+            return printable(f"from the tensor {output!r} on, made by {kind} {name!r}, {found.where}", 300)
+    return found.where
+
+
+def _steps(model: Model, x: Tensor) -> Iterator[tuple[str, str, str, Tensor]]:  # x: (1, *input), float32
+    """Type, name, output and value of every operator, in order."""
+    with torch.no_grad():
+        for operator, value in model.module().steps(x):
+            yield operator.type, operator.name, operator.output, value
+
+
+def _far(a: Tensor, b: Tensor) -> bool:
+    """Whether two readings of a tensor differ, whatever axis the file keeps its batch of one on."""
+    a = a.reshape(-1)
+    b = b.reshape(-1)
+    return a.shape != b.shape or not bool((a - b).abs().max() <= _NEAR * max(1e-3, float(b.abs().max())))

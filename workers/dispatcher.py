@@ -175,11 +175,12 @@ class Dispatcher:
         if job is None:
             return
         try:
-            value_range = catalog.get_model(self.db, job.tenant_id, job.model_id).value_range
+            found = catalog.get_model(self.db, job.tenant_id, job.model_id)
             made, wrong = concluded(
                 self.db,
                 job,
-                lambda: Model.from_onnx(self.fetch(job.model_digest), value_range),
+                found.facts,
+                lambda: Model.from_onnx(self.fetch(job.model_digest), found.value_range),
                 functools.lru_cache(maxsize=1)(lambda: read_dataset(self.fetch(job.dataset_digest))),
             )
         except Busy:

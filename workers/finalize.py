@@ -8,6 +8,7 @@ from certify import Model
 from certify.certificate import Certificate
 from certify.curves import report
 from certify.errors import Problem
+from certify.facts import ModelFacts
 from certify.memory import answering, candidates, points, resolve
 from certify.regions import Rule
 from certify.report import Report
@@ -21,7 +22,9 @@ from workers.together import Clash, clashes, contradicted, inputs_of, rememberin
 _NAMED = 5
 
 
-def concluded(db: Database, job: Job, model: Callable[[], Model], dataset: Callable[[], Dataset]) -> tuple[Report, tuple[Problem, ...]]:
+def concluded(
+    db: Database, job: Job, facts: ModelFacts | None, model: Callable[[], Model], dataset: Callable[[], Dataset]
+) -> tuple[Report, tuple[Problem, ...]]:
     """What ends a job: ledgers are asked, and then its report, and what to tell about rows that cannot both be true.
 
     It may be called again after it was killed, and then does what is left.
@@ -29,6 +32,7 @@ def concluded(db: Database, job: Job, model: Callable[[], Model], dataset: Calla
     Args:
         db: where.
         job: all of whose shards have ended.
+        facts: of its model.
         model: reads the model; called when it is needed.
         dataset: reads the dataset; likewise.
     """
@@ -38,7 +42,8 @@ def concluded(db: Database, job: Job, model: Callable[[], Model], dataset: Calla
     wrong, found = contradicted(findings, job.spec, job.plan, model, dataset), clashes(findings, job.spec, dataset)
     revoke(db, job.tenant_id, found)
     asked = job.progress.certificates_total // len(job.spec.certifiers)
-    return report(findings, job.spec, asked), (*wrong, *(clash.problem() for clash in found[:_NAMED]))
+    made = report(findings, job.spec, asked, facts.runtime if facts else None)
+    return made, (*wrong, *(clash.problem() for clash in found[:_NAMED]))
 
 
 def remember(db: Database, job: Job, dataset: Callable[[], Dataset]) -> None:

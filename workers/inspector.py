@@ -90,9 +90,8 @@ def _facts(kind: str, data: bytes, value_range: tuple[float, ...] | None) -> str
     from workers.facts import model_facts
 
     model = Model.from_onnx(data, (value_range[0], value_range[1]) if value_range else None)
-    facts = model_facts(model).model_dump_json()
-    check_agreement(model, data)
-    return facts
+    facts = model_facts(model)
+    return facts.model_copy(update={"runtime": check_agreement(model, data)}).model_dump_json()
 
 
 if __name__ == "__main__":

@@ -17,15 +17,16 @@ from certify.certificate import Certificate, Provenance, Versions
 from certify.curves import report
 from certify.errors import ContradictionError, SpecError
 from certify.exit_codes import Exit, Requirement, check_gates, exit_code, strongest
-from certify.facts import check
+from certify.facts import RuntimeFact, check
 from certify.findings import AttackResult
 from certify.precision import check_device
 from certify.rounding import show_share, show_share_upper
 from certify.run import Progress, Run, public_key
 from certify.spec import MemoryPredictSpec, Spec, parse_spec
 from certify.verdict import verdict_words
-from workers.agreement import check_agreement, recheck
+from workers.agreement import check_agreement
 from workers.command import Parser, answered, read_file, whole_file, wrong
+from workers.comparison import Comparison, Given
 from workers.datasets import dataset_facts, read_dataset
 from workers.facts import model_facts
 from workers.other_models import given_models
@@ -45,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _certify(options: argparse.Namespace) -> int:
     requirements = [Requirement.parse(text) for text in options.require]
     spec = _spec(read_file(options.spec, "spec"))
-    findings = answer(spec, options)
-    _summary(spec, findings)
+    findings, runtime = answer(spec, options)
+    _summary(spec, findings, runtime)
     gates = check_gates(requirements, findings)
     for gate in gates:
         sys.stderr.write(f"{gate.sentence}\n")
@@ -56,8 +57,10 @@ def _certify(options: argparse.Namespace) -> int:
     return code
 
 
-def answer(spec: Spec, options: argparse.Namespace, verb: str = "done") -> list[Certificate | AttackResult]:
-    """The results of a spec with a public seed; they are in the file `options.out`, which is written whole or not at all.
+def answer(spec: Spec, options: argparse.Namespace, verb: str = "done") -> tuple[list[Certificate | AttackResult], RuntimeFact]:
+    """The results of a spec with a public seed, and how onnxruntime runs the model.
+
+    The results are in the file `options.out`, which is written whole or not at all.
 
     Args:
         spec: checked against the model and the dataset before anything is computed.
@@ -74,8 +77,9 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "done") -> list[
     dataset = read_dataset(dataset_bytes)
     facts, found = model_facts(model, lipschitz=_asks_for_lipschitz(spec)), dataset_facts(dataset)
     check(spec, facts, found, model.value_range)
-    check_agreement(model, model_bytes)
-    others = given_models(spec, getattr(options, "selector", ()), model)
+    network = Given.of(model, model_bytes, device)
+    runtime = check_agreement(model, model_bytes, (), network.session)
+    others = given_models(spec, getattr(options, "selector", ()), model, device)
     rows = spec.examples.indices(found.count)
     for index, certifier in enumerate(spec.certifiers):
         check_device(certifier, f"certifiers.{index}", device)
@@ -86,17 +90,18 @@ def answer(spec: Spec, options: argparse.Namespace, verb: str = "done") -> list[
         noise_key=public_key(spec),
         provenance=_provenance(model, dataset_bytes, spec, device),
         now=time.monotonic,
-        models=others,
+        models={digest: other.model for digest, other in others.items()},
         device=device,
         on_progress=pace.tell,
     )
     examples = Examples(tuple(rows), dataset.x[list(rows)], dataset.y[list(rows)])
-    sampled = pace.counted(recheck(model, model_bytes, certify(model, examples, spec, run)))
+    comparison = Comparison(spec, plan, run.noise_key, device, network, others, rows, dataset.x)
+    sampled = pace.counted(comparison.compared(certify(model, examples, spec, run), run.should_stop))
     findings = _write(Path(options.out), remembered_here(sampled, spec, dataset))
     pace.close()
     if problems := contradicted(findings, spec, plan, lambda: model, lambda: dataset):
         raise ContradictionError(*problems)
-    return findings
+    return findings, runtime
 
 
 def _asks_for_lipschitz(spec: Spec) -> bool:
@@ -242,8 +247,10 @@ def _became(row: Certificate | AttackResult) -> str:
     return "attack found" if row.found else "no attack found"
 
 
-def _summary(spec: Spec, findings: Sequence[Certificate | AttackResult]) -> None:
-    made = report(findings, spec)
+def _summary(spec: Spec, findings: Sequence[Certificate | AttackResult], runtime: RuntimeFact) -> None:
+    made = report(findings, spec, runtime=runtime)
+    for sentence in made.runtime:
+        sys.stderr.write(f"\n{sentence}\n")
     for found in made.certifiers:
         sys.stderr.write(f"\n{found.title}, statement {found.statement}: {found.examples} examples, correct {found.correct_words}\n")
         for at, point in found.shown(_SHOWN_RADII) if found.reaches else ():

@@ -8,9 +8,10 @@ from certify import Model
 from certify.spec import Spec
 from workers.agreement import check_agreement
 from workers.command import read_file, wrong
+from workers.comparison import Given
 
 
-def given_models(spec: Spec, paths: Sequence[str], model: Model) -> dict[str, Model]:
+def given_models(spec: Spec, paths: Sequence[str], model: Model, device: str) -> dict[str, Given]:
     """The networks that a spec names, by the SHA-256 of their files, each checked like the classifier itself.
 
     Which of them are missing, and whether they fit, the verb says before the first sample.
@@ -19,18 +20,20 @@ def given_models(spec: Spec, paths: Sequence[str], model: Model) -> dict[str, Mo
         spec: of the run.
         paths: of the files, in any order.
         model: the classifier.
+        device: where it runs.
 
     Raises:
         InputError: a file cannot be read, or the spec does not name it.
         ModelRejected: our reading of it is not onnxruntime's.
     """
-    found: dict[str, Model] = {}
+    found: dict[str, Given] = {}
     named = {other.digest for certifier in spec.certifiers for other in certifier.other_models}
     for path in paths:
         data = read_file(path, "selector")
         network = Model.from_onnx(data, model.value_range)
         if network.digest not in named:
             raise wrong("selector", f"{path} has SHA-256 {network.digest}, which the spec does not name", "write it as selector.model")
-        check_agreement(network, data)
-        found[network.digest] = network
+        given = Given.of(network, data, device)
+        check_agreement(network, data, (), given.session)
+        found[network.digest] = given
     return found

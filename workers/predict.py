@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from certify.certificate import Certificate
+from certify.curves import report
 from certify.errors import InputError
 from certify.exit_codes import exit_code
 from certify.question import in_own_words, prediction_spec
@@ -28,9 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> int:
     spec = _spec(options)
     try:
-        findings = answer(spec, options)
+        findings, runtime = answer(spec, options)
     except InputError as error:
         raise in_own_words(error) from None
+    for sentence in report(findings, spec, runtime=runtime).runtime:
+        sys.stderr.write(f"\n{sentence}\n")
     _summary(options, [finding for finding in findings if isinstance(finding, Certificate)])
     return exit_code(spec, findings)
 

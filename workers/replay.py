@@ -22,8 +22,8 @@ from certify.errors import InputError
 from certify.exit_codes import Exit
 from certify.replay import Difference, Origin, Row, check_key, drawn, places, stored
 from certify.run import Plan, Run
-from workers.agreement import recheck
 from workers.command import Parser, answered, read_file, wrong
+from workers.comparison import Comparison, Given
 from workers.datasets import Dataset, dataset_facts, read_dataset
 from workers.facts import model_facts
 from workers.local import range_of
@@ -119,9 +119,12 @@ class Replay:
         for row in run.rows:
             if row.certifier in range(len(run.spec.certifiers)) and row.example in range(total):
                 yield from stored(row, self._origin, examples, row.example, self.model, self._run(row.certifier, None))
-        asked = len(run.spec.examples.indices(total))
-        if run.report is not None and report(run.rows, run.spec, asked).model_dump(mode="json") != run.report:
+        if run.report is not None and _counted(self._reported(total)) != _counted(run.report):
             yield Difference(where="report", detail="its curves and counts do not follow from its rows")
+
+    def _reported(self, total: int) -> Any:
+        asked = len(self.told.spec.examples.indices(total))
+        return report(self.told.rows, self.told.spec, asked).model_dump(mode="json")
 
     def picked(self, count: int | None, named: Sequence[int], seed: int | None) -> set[int]:
         """The examples to draw again: those that are named, or as many as are wanted, at random.
@@ -144,7 +147,7 @@ class Replay:
     def drawn(self, examples: set[int], missed: Callable[[str], None]) -> Iterator[Difference]:
         """How the rows of these examples differ from what is computed again; what cannot be computed here is told to `missed`."""
         try:
-            others = given_models(self.told.spec, self.options.selector, self.model)
+            others = given_models(self.told.spec, self.options.selector, self.model, "cpu")
         except InputError as error:
             missed(str(error))
             return
@@ -158,14 +161,24 @@ class Replay:
                 missed(f"certifier {index} needs the {lacking[0].noun} with SHA-256 {lacking[0].digest}; add --selector")
                 continue
             asked = self._examples([row.example for row in rows])
-            run = self._run(index, batch, device, others)
-            again = recheck(self.model, self.model_bytes, certify(self.model, asked, self.told.spec, run))
-            for row, new in zip(rows, again, strict=True):
+            run = self._run(index, batch, device, {digest: other.model for digest, other in others.items()})
+            again = certify(self.model, asked, self.told.spec, run)
+            for row, new in zip(rows, self._comparison(run, others).compared(again, run.should_stop), strict=True):
                 found = list(drawn(row, new))
                 same += not found
                 yield from found
         if same:
             _say(f"{same} rows computed again: the same, bit for bit")
+
+    def _comparison(self, run: Run, others: dict[str, Given]) -> Comparison:
+        """What onnxruntime says of the rows, as when they were made."""
+        inputs = self.dataset.x
+        rows = self.told.spec.examples.indices(len(inputs))
+        return Comparison(self.told.spec, run.plan, run.noise_key, run.device, self._network, others, rows, inputs)
+
+    @cached_property
+    def _network(self) -> Given:
+        return Given.of(self.model, self.model_bytes, "cpu")
 
     def _together(self, examples: set[int]) -> dict[tuple[int, str, int | None], list[Row]]:
         """Rows that one call answers."""
@@ -217,6 +230,11 @@ class Replay:
             models=others or {},
             device=device,
         )
+
+
+def _counted(report: Any) -> Any:
+    """A report but for what was said of onnxruntime when the model was uploaded, which no row holds."""
+    return {name: value for name, value in report.items() if name != "runtime"} if isinstance(report, dict) else report
 
 
 def _ended(differences: list[Difference], missed: list[str]) -> int:

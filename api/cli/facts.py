@@ -7,7 +7,7 @@ from typing import Any
 
 from api.cli.console import show_table
 from certify.errors import Problem
-from certify.facts import DatasetFacts, ModelFacts, TensorFact
+from certify.facts import DatasetFacts, ModelFacts, RuntimeFact, TensorFact
 from certify.rounding import show_upper
 
 _SHOWN_CUTS = 40
@@ -36,12 +36,19 @@ def _model(rows: list[tuple[str, str]], facts: ModelFacts, value_range: list[flo
         ("parameters", f"{facts.parameters:,}"),
         ("operations per example", f"{_si(facts.flops)}FLOP"),
         ("opset", str(facts.opset)),
+        ("onnxruntime", _runtime(facts.runtime)),
     ]
     show_table(("", ""), rows)
     _operators(facts)
     _layers(facts)
     _cuts(facts.cuts)
     _support(facts)
+
+
+def _runtime(fact: RuntimeFact | None) -> str:
+    if fact is None:
+        return "nobody looked"
+    return fact.sentence or f"{fact.version} computes the same with its default options"
 
 
 def _dataset(rows: list[tuple[str, str]], facts: DatasetFacts) -> None:

@@ -184,6 +184,8 @@ def _partial(job: dict[str, Any]) -> str:
 
 
 def _show_report(found: Report) -> None:
+    for sentence in found.runtime:
+        out.print(f"{sentence}\n", markup=False, highlight=False)
     for certifier in found.certifiers:
         title = f"{certifier.title}, statement {certifier.statement}: {certifier.basis.removeprefix('all ')}"
         if certifier.reaches:

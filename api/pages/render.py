@@ -63,6 +63,7 @@ def render_report(job: Job, report: Report, model: Model, dataset: Dataset, outc
         attacks=[{"report": attack, "rows": attacked(attack)} for attack in report.attacks],
         layers=breakdown(job.spec, model.facts),
         outcomes=outcomes,
+        runtime=report.runtime,
         commands=commands(job),
         partial=exports.partial(job),
     )

@@ -33,6 +33,12 @@ class CopiesSpec(Part):
         """The tensor that is altered; null for the input."""
         return getattr(self, "split", None)
 
+    @property
+    def noise_levels(self) -> tuple[float, ...]:
+        """Every level of noise under which the classifier may be asked."""
+        found: tuple[float, ...] = getattr(self, "sigmas", ()) or (getattr(self, "sigma", 0.0),)
+        return found
+
 
 class NoisySpec(CopiesSpec, Alone):
     """Noise of one level, drawn at random. `sigma` is the standard deviation of each coordinate, raw-input units."""

@@ -18,7 +18,7 @@ from certify.verdict import Verdict
 from tests.support import published
 from tests.support.onnx_models import linear_model, mlp, node, small_cnn
 from tests.support.runs import run_for
-from workers.agreement import recheck
+from workers.comparison import Given, confirmed
 
 FEW = {"restarts": 3, "steps": 15}
 NETWORKS = {
@@ -47,7 +47,8 @@ def test_sound_results_never_contradict_each_other(name: str, clip: bool) -> Non
     labels = model.module()(x).argmax(1)
     spec = parse_spec({"clip": clip, "certifiers": entries({"linf": 0.5, "l2": 2.0, "l1": 6.0})})
     run = run_for(spec, model, 2)
-    rows = list(recheck(model, NETWORKS[name], certify(model, Examples((0, 1), x, labels), spec, run)))
+    network = Given.of(model, NETWORKS[name], "cpu")
+    rows = [confirmed(row, network) for row in certify(model, Examples((0, 1), x, labels), spec, run)]
     pairs = suspects(rows)
     assert len(pairs) >= 6  # something is proved and something is found, so that there is something to hold against each other
     assert contradictions(pairs, lambda row: x[row], model, spec, run.plan) == []
@@ -82,13 +83,13 @@ def test_an_attack_is_confirmed_in_onnxruntime_or_found_nothing() -> None:
     model = Model.from_onnx(same)
     spec = parse_spec({"certifiers": [{"kind": "attack", "norm": "linf", "max_radius": 2.0, **FEW}]})
     rows = list(certify(model, Examples((0,), torch.tensor([[0.5, 0.0]]), torch.tensor([0])), spec, run_for(spec, model, 1)))
-    assert list(recheck(model, same, rows)) == rows
+    assert [confirmed(row, Given.of(model, same, "cpu")) for row in rows] == rows
     [row] = rows
     assert isinstance(row, AttackResult)
     assert row.counterexample is not None
     assert float(decoded(row.counterexample, (2,))[0]) < 0
     for bytes_ in (other, no_number):
-        [changed] = recheck(model, bytes_, rows)
+        changed = confirmed(row, Given.of(model, bytes_, "cpu"))
         assert isinstance(changed, AttackResult)
         assert AttackResult.model_validate(changed.model_dump()) == changed
         assert (changed.found, changed.answer, changed.distance_upper, changed.counterexample) == (False, None, None, None)

@@ -18,7 +18,7 @@ from certify.verdict import Verdict
 from tests.support.linear import LinearTruth
 from tests.support.onnx_models import linear_model, small_cnn
 from tests.support.runs import run_for
-from workers.agreement import recheck
+from workers.comparison import Given, confirmed
 
 
 def answered(model: Model, x: torch.Tensor, label: int, *, clip: bool = False, **entry: Any) -> Certificate:
@@ -71,8 +71,8 @@ def test_what_onnxruntime_does_not_confirm_refutes_nothing() -> None:
     assert certificate.verdict is Verdict.REFUTED
     same = linear_model(weight, np.zeros(2, np.float32))
     other = linear_model(np.zeros_like(weight), np.array([1.0, 0.0], np.float32))  # answers 0 everywhere
-    assert list(recheck(model, same, [certificate])) == [certificate]
-    [changed] = recheck(model, other, [certificate])
+    assert confirmed(certificate, Given.of(model, same, "cpu")) == certificate
+    changed = confirmed(certificate, Given.of(model, other, "cpu"))
     assert changed.verdict is Verdict.UNKNOWN
     assert changed.evidence.counterexample is None
     assert "onnxruntime" in changed.reason

@@ -38,6 +38,19 @@ def node(kind: str, inputs: str, output: str, **attributes: Any) -> onnx.NodePro
     return helper.make_node(kind, inputs.split(), [output], name=f"{kind.lower()}_{output}", **attributes)
 
 
+def batch_switch(rows: int, classes: int) -> bytes:
+    """The identity for fewer rows; from so many in a batch on, the logits of each row in the reverse order."""
+    nodes = [
+        node("Shape", "x", "shape"),
+        node("Gather", "shape zero", "size"),
+        node("Less", "size limit", "few"),
+        node("Gather", "x backwards", "turned", axis=1),
+        node("Where", "few x turned", "logits"),
+    ]
+    weights = {"zero": np.array(0), "limit": np.array(rows), "backwards": np.arange(classes)[::-1].copy()}
+    return model_bytes(nodes, weights, input_shape=("batch", classes))
+
+
 def normalisation(mean: Array, std: Array) -> tuple[list[onnx.NodeProto], dict[str, Array]]:
     """(x - mean) / std in front of a model; the result is called `normal`."""
     return [node("Sub", "x mean", "centred"), node("Div", "centred std", "normal")], {"mean": mean, "std": std}
