@@ -48,7 +48,17 @@ def test_no_weight_is_farther_from_the_exact_one_than_its_bound(name: str) -> No
     # What runs is no such weight, and the bound is worth having.
     deployed = linear.loose.deployed.get("weight", linear.weights["weight"])
     assert np.any(_away(deployed, truth) > error)
-    assert np.max(error) <= 1e-6
+    assert np.max(error) <= 1e-4
+
+
+def test_the_network_that_runs_has_the_weights_of_the_reference() -> None:
+    apart = 0
+    for made in CASES.values():
+        graph = read_onnx(classifier(made()))
+        deployed = graph.operators[0].loose.deployed["weight"]
+        assert np.array_equal(GraphModule(graph).w0_weight.numpy(), deployed)
+        apart += not np.array_equal(graph.operators[0].weights["weight"].astype(np.float32), deployed)
+    assert apart > 0
 
 
 def _folds(case: Case, level: Any) -> Array:
