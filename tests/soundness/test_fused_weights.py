@@ -187,6 +187,33 @@ def test_no_such_network_gets_a_certificate_for_float32_runtimes_that_one_contra
         assert {int(answer.argmax()) for answer in _answers(data, x)} == {found.prediction}
 
 
+def test_factors_folded_before_they_meet_the_data_are_covered() -> None:
+    """As onnxruntime does not do it: 3e-22 * 3e-22 is subnormal, and what it meets is large."""
+    nodes = [node("Mul", "x up", "a"), node("Mul", "a f", "b"), node("Mul", "b f", "c"), node("Relu", "c", "s")]
+    data, x = _network(nodes, 1e13, up=_full(1e30, 1), f=_full(3e-22, 1)), _input()
+    graph = read_onnx(data)
+    truth = exact(graph, x).astype(np.float64)
+    up, f = np.float32(1e30), np.float32(3e-22)
+    for factor in (f * f, np.float32(0)):  # gradual, and taken for zero
+        made = np.maximum(x * up * factor, 0).reshape(-1) @ graph.operators[-1].weights["weight"].T + graph.operators[-1].weights["bias"]
+        assert (np.abs(made - truth) > 0).all()
+        assert (np.abs(made - truth) <= _limit(data, x)).all()
+
+
+def test_a_scale_that_is_applied_after_the_product_is_covered() -> None:
+    """Products with data as it was are subnormal, or taken for zero; what is left is scaled up."""
+    nodes = [node("Mul", "x up", "a"), node("MatMul", "a k", "s")]
+    data = _network(nodes, 1e5, up=_full(1e32, 1), k=_random(SIZE, SIZE, scale=3e-36))
+    x = _input() * np.float32(1e-3)
+    graph = read_onnx(data)
+    kernel, head = (operator.weights["weight"] for operator in graph.operators if "weight" in operator.weights)
+    truth = exact(graph, x).astype(np.float64)
+    made = x @ kernel.T
+    for product in (made, np.where(np.abs(made) < 2.0**-126, np.float32(0), made)):
+        logits = (product * np.float32(1e32)).reshape(-1) @ head.T + graph.operators[-1].weights["bias"]
+        assert (np.abs(logits - truth) <= _limit(data, x)).all()
+
+
 def test_ordinary_normalised_convolutions_keep_their_certificates() -> None:
     nodes = [node("Conv", "x k", "b"), node("BatchNormalization", "b g h m v", "s")]
     data = _network(nodes, 1.0, k=_random(2, 2, 1, 1), **_statistics(0.7, var=0.01))

@@ -24,6 +24,9 @@ from certify.graph.operators import Operator
 from certify.graph.operators.base import Loose
 from certify.graph.reader import read_onnx
 from certify.lipschitz.bound import Bounds
+from certify.lipschitz.constant import Work
+from certify.lipschitz.parts import loosened
+from certify.lipschitz.symbol import kernel_norm
 from certify.norms import Norm
 from tests.support.onnx_models import Array, model_bytes, node
 
@@ -88,12 +91,12 @@ CASES: dict[str, Callable[[], bytes]] = {
 every_case = pytest.mark.parametrize("name", CASES)
 
 
-def _loosened(graph: Graph) -> Graph:
+def _loosened(graph: Graph, only: str = "") -> Graph:
     """The network with weights of its first operator of their own that are off by a thousandth."""
     place = next(i for i, operator in enumerate(graph.operators) if operator.weights)
     operator = graph.operators[place]
     assert operator.follows
-    off = {key: OFF * np.abs(value.astype(np.float64)) + 1e-5 for key, value in operator.weights.items()}
+    off = {key: OFF * np.abs(value.astype(np.float64)) + 1e-5 for key, value in operator.weights.items() if only in ("", key)}
     known = Loose(sizes={key: value / Loose.UNITS for key, value in off.items()})
     return _with(graph, place, replace(operator, loose=known))
 
@@ -110,7 +113,7 @@ def _ends(graph: Graph) -> list[Graph]:
         weights = {}
         for key, value in operator.weights.items():
             size = np.sign(value) if choice < 2 else rng.choice([-1.0, 1.0], value.shape)
-            weights[key] = value + (1 - 2 * (choice == 1)) * size * operator.loose.errors()[key] * (1 - 1e-9)
+            weights[key] = value + (1 - 2 * (choice == 1)) * size * operator.loose.errors().get(key, 0.0) * (1 - 1e-9)
         found.append(_with(graph, place, replace(operator, weights=weights, loose=Loose())))
     return found
 
@@ -142,7 +145,32 @@ def test_values_at_an_input_stay_within_their_error(name: str) -> None:
 def _norm(graph: Graph) -> float:
     zero = torch.zeros(1, *SHAPE)
     units = torch.eye(zero.numel()).reshape(-1, *SHAPE)
-    return float(torch.linalg.matrix_norm(_logits(graph, units) - _logits(graph, zero), 2))
+    columns = (_logits(graph, units) - _logits(graph, zero)).flatten(1)
+    return float(torch.linalg.matrix_norm(columns, 2))
+
+
+@pytest.mark.parametrize("only", ["scale", "bias", "mean", "var"])
+def test_each_statistic_of_a_normalisation_counts(only: str) -> None:
+    graph, [x] = _loosened(read_onnx(CASES["normalisation"]()), only), _x()
+    operator = graph.operators[0]
+    found = measured(graph.until(operator.output), x)
+    moved = torch.stack([(_logits(end.until(operator.output), x[None])[0] - found.value).abs() for end in _ends(graph)])
+    assert bool((moved <= found.each * (1 + 1e-9)).all())
+    assert bool((moved.amax(0) > measured(_exactly(graph).until(operator.output), x).each).all())
+
+
+@pytest.mark.parametrize("name", ["conv", "grouped uneven conv", "transposed conv", "mul", "div", "matmul", "normalisation"])
+def test_each_step_of_an_operator_has_the_norm_of_the_largest_weights(name: str) -> None:
+    graph = _loosened(read_onnx(CASES[name]()))
+    operator = graph.operators[0]
+    part = graph.until(operator.output)
+    norms = [_norm(end.until(operator.output)) for end in _ends(graph)]
+    [[step]] = loosened(operator.parts(), operator.sized().parts())
+    assert max(norms) <= step.norm(Work(1e12)).norm
+    assert max(norms) > _norm(part)
+    kernel = step.kernel(SHAPE)
+    assert kernel is None or max(norms) <= kernel_norm(kernel).norm
+    assert (kernel is not None) == (name in ("conv", "grouped uneven conv", "mul", "normalisation"))
 
 
 @every_case
@@ -167,10 +195,11 @@ def test_pairs_of_logits_move_no_faster_than_their_constants(name: str) -> None:
 
 
 @every_case
+@pytest.mark.parametrize("radius", [1e-9, 0.01])
 @pytest.mark.parametrize("method", ["ibp", "crown"])
-def test_no_margin_is_below_its_bound_minus_tau(name: str, method: str) -> None:
+def test_no_margin_is_below_its_bound_minus_tau(name: str, method: str, radius: float) -> None:
     graph, [x] = _loosened(read_onnx(CASES[name]())), _x()
-    engine, radius = LirpaEngine(graph, Norm.LINF), 0.01
+    engine = LirpaEngine(graph, Norm.LINF)
     label = int(engine.logits(x).argmax())
     bound = engine.margin(x, label, radius, method)
     signs = torch.from_numpy(np.random.default_rng(2).choice([-1.0, 1.0], (64, *SHAPE)))

@@ -39,7 +39,7 @@ def weight_norm_by_powers() -> Case:
 
 
 def cancelling_sum() -> Case:
-    large = _random(2, INPUTS, scale=1e8)
+    large = _random(2, INPUTS, scale=3e9)
     return [node("Add", "p q", "s"), node("Sub", "s p", "w")], {"p": large, "q": _random(2, INPUTS, seed=4)}
 
 
@@ -48,6 +48,12 @@ def cancelling_product() -> Case:
     off = _random(12, INPUTS, seed=5, scale=1e-5)
     kept = {"a": np.concatenate([a, -a], axis=1), "b": np.concatenate([b, b + off])}
     return [node("MatMul", "a b", "w")], kept
+
+
+def cancelling_product_scaled() -> Case:
+    nodes, kept = cancelling_product()
+    scaled = node("Mul", "product g", "w")
+    return [node(nodes[0].op_type, "a b", "product"), scaled], kept | {"g": np.array([[30.0], [0.07]], np.float32)}
 
 
 def cancelling_gemm() -> Case:
@@ -122,6 +128,7 @@ CASES: dict[str, Callable[[], Case]] = {
         weight_norm_by_powers,
         cancelling_sum,
         cancelling_product,
+        cancelling_product_scaled,
         cancelling_gemm,
         spectral_norm,
         dequantised,
