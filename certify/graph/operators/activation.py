@@ -138,11 +138,11 @@ def _softplus(x: Tensor) -> Tensor:  # x: (batch, *shape)
     return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
-# Parameters with the defaults of the ONNX standard, in the order in which the function takes them.
+# Parameters in the order in which the function takes them, with the defaults of the ONNX standard: float32 numbers, as all attributes.
 _PARAMETERS: dict[str, dict[str, float]] = {
     "Celu": {"alpha": 1.0},
     "Elu": {"alpha": 1.0},
-    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
+    "HardSigmoid": {"alpha": float(np.float32(0.2)), "beta": 0.5},
     "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
     "Shrink": {"lambd": 0.5, "bias": 0.0},
     "Softplus": {},
@@ -229,7 +229,7 @@ class LeakyRelu(Operator):
 
     @classmethod
     def read(cls, node: Node) -> Operator:
-        return cls(**cls.common(node, node.layout()), slope=float(node.attributes.get("alpha", 0.01)))
+        return cls(**cls.common(node, node.layout()), slope=float(node.attributes.get("alpha", np.float32(0.01))))
 
     def evaluate(self, weights: Mapping[str, Tensor], *x: Tensor) -> Tensor:  # x: (batch, *shape)
         return F.leaky_relu(x[0], self.slope)

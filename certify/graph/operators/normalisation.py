@@ -110,7 +110,7 @@ def _useless(scale: Array, epsilon: float) -> str:
 
 
 def _epsilon(node: Node) -> float:
-    epsilon = float(node.attributes.get("epsilon", 1e-5))
+    epsilon = float(node.attributes.get("epsilon", np.float32(1e-5)))
     if epsilon < 0:
         raise node.reject(f"has epsilon = {epsilon:g}")
     return epsilon
@@ -204,7 +204,7 @@ class LocalResponse(Operator):
         size, shape = int(node.attributes.get("size", 0)), node.shape()
         if len(shape) < 2 or not 1 <= size <= 2 * shape[0]:
             raise node.reject(f"has size {size} for examples of shape {list(shape)}")
-        defaults = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
+        defaults = {"alpha": np.float32(1e-4), "beta": 0.75, "bias": 1.0}
         alpha, beta, bias = (float(node.attributes.get(name, default)) for name, default in defaults.items())
         if alpha < 0 or bias <= 0:
             raise node.reject(f"has alpha = {alpha:g} and bias = {bias:g}, so that it may be the power of a negative number")
