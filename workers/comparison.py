@@ -125,8 +125,20 @@ class _Certifier:
         refused = [given.session for given in self._networks if isinstance(given.session, CannotRun)]
         if refused:
             return _with(kept, found.model_copy(update={"reason": str(refused[0])}))
+        if self._shorter:
+            return _with(kept, found.model_copy(update={"reason": self._shorter}))
         seen = self._looks[0]
         return _with(kept, found.model_copy(update={"batches": seen.batches, "copies": seen.copied}))
+
+    @property
+    def _shorter(self) -> str:
+        """Where the certified classifier is another one than onnxruntime runs: it computes in less than float32."""
+        certifier = self.job.spec.certifiers[self.index]
+        if not isinstance(certifier, CopiesSpec) or certifier.precision == "float32":
+            return ""
+        return (
+            f"computes in float32 where the certified classifier runs in {certifier.precision}; only the reading of the file was compared"
+        )
 
     def _otherwise(self, seen: Sequence[Seen], finding: Row) -> str:
         exactly = not self._noisy

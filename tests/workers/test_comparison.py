@@ -229,6 +229,20 @@ def test_what_cannot_be_run_is_certified_and_says_that_it_was_not_compared() -> 
     assert report(rows, spec).runtime == ("2 of 2 rows were not compared with onnxruntime.",)
 
 
+def test_a_classifier_in_bf16_is_another_one_than_onnxruntime_runs() -> None:
+    entry = {**SMOOTHING, "precision": "bf16"}
+    spec, _ = rows_of(IDENTITY, entry)
+    after = compared(IDENTITY, IDENTITY, entry)
+    for row in after:
+        assert isinstance(row, Certificate)
+        assert row.verdict is Verdict.CERTIFIED
+        assert row.provenance.runtime is not None
+        assert row.provenance.runtime.batches == ()
+        assert "runs in bf16" in row.provenance.runtime.reason
+    [sentence] = report(after, spec).runtime
+    assert "only the reading of the file was compared" in sentence
+
+
 def test_a_fixed_batch_of_one_is_asked_alone() -> None:
     data = model_bytes([node("Mul", "x one", "logits")], {"one": np.ones(3, np.float32)}, input_shape=(1, 3))
     for row in compared(data, data, SMOOTHING):
