@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from certify.sampling.noise import NOISES
-from certify.sampling.noise.base import block_samples
 from certify.sampling.streams import Stage, Stream
 
 STREAM = Stream(b"k" * 32, 0, 0, Stage.ESTIMATION)
@@ -39,16 +38,42 @@ def pairs(device: str) -> np.ndarray:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("elements", [1, 2, 3, 7, 64, 3072, 16384, 40_001, 150_528])
 def test_slack_is_at_least_what_is_never_drawn(elements: int, device: str) -> None:
-    """By union over the pairs that one copy has a part in, and over its coordinates alone."""
+    """By union over the pairs of one copy, and over its coordinates alone."""
     drawn = pairs(device)
     longest, largest = mpmath.mpf(float(np.hypot(*drawn.T).max())), mpmath.mpf(float(np.abs(drawn).max()))
     assert 6.66 < largest <= longest < 6.6605
-    slack, whole = NOISES["gaussian"](0.25, (elements,), "cpu").slack, block_samples(elements) == 1
+    slack = NOISES["gaussian"](0.25, (elements,), "cpu").slack
     with mpmath.workprec(200):
         beyond = mpmath.gammainc(1, longest**2 / 2)  # the survival function of chi square with two degrees of freedom
-        assert (-(-elements // 2) if whole else elements) * beyond <= slack
+        assert -(-elements // 2) * beyond <= slack
         assert elements * 2 * mpmath.ncdf(-largest) <= slack
     assert slack < elements * 2.0**-31.9
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("elements", [1, 5, 6, 63, 3072])
+def test_a_pair_lies_in_one_copy(elements: int, device: str) -> None:
+    """Given that no pair lies beyond, copies that shared one would not be independent, and votes no binomial sample."""
+    noise = NOISES["gaussian"](0.25, (elements,), device)
+    before = noise.draw(STREAM, 0).clone()
+    for word in (0, noise.elements // 4, noise.elements // 2 - 1):
+        assert moved(noise, before, word) == moved(noise, before, word + noise.elements // 2)  # length and angle of one pair
+
+
+def moved(noise: Any, before: torch.Tensor, word: int) -> list[int]:
+    """The copies, at most one, that differ when one of the words does."""
+    honest = noise._random
+
+    def other(stream: Any, first: int, count: int) -> Any:
+        bits = honest(stream, first, count)
+        bits.view(np.int32)[0, word] ^= 0x55555555
+        return bits
+
+    noise._random = other
+    found = (noise.draw(STREAM, 0) != before).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    del noise._random
+    assert len(found) == 1
+    return list(found)
 
 
 @pytest.mark.parametrize("device", DEVICES)

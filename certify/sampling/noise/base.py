@@ -53,10 +53,13 @@ class Noise(ABC):
         self.device = device
         self.slack = 0.0
         self.block = block_samples(math.prod(shape))
-        # Two halves make one pair each: the count is even.
-        self.elements = -(-self.block * math.prod(shape) // 2) * 2
+        self.elements = self._drawn()
         self.ahead = blocks_ahead(self.elements, device)
         self._bits = np.empty((self.ahead, self.elements * self.bytes_each), dtype=np.uint8)
+
+    def _drawn(self) -> int:
+        """How many values are drawn for a block: an even number, as two halves make one pair each."""
+        return -(-self.block * math.prod(self.shape) // 2) * 2
 
     def prepare(
         self,

@@ -29,8 +29,8 @@ class Gaussian(Noise):
     The radius is Cohen, Rosenfeld & Kolter 2019, Theorem 1: sigma / 2 * (Phi^-1(pA_lower) - Phi^-1(pB_upper)).
 
     No value beyond 6.66 sigma is ever drawn: two values share a length, whose smallest uniform number is 2^-32. `slack` pays for what is
-    missing, 2^-32 for each pair that a copy has a part in (docs/statistics.md). What is left out is float32 and the finite number of
-    words inside (see `DiscreteGaussian` for an exact law).
+    missing, 2^-32 for each pair of a copy (docs/statistics.md). Both values of a pair lie in one copy, so that copies stay independent.
+    What is left out is float32 and the finite number of words inside (see `DiscreteGaussian` for an exact law).
 
     Source: Box & Muller 1958.
     """
@@ -38,10 +38,9 @@ class Gaussian(Noise):
     norm = Norm.L2
 
     def __init__(self, sigma: float, shape: tuple[int, ...], device: str) -> None:
+        self._pairs = -(-math.prod(shape) // 2)  # of one copy; of an odd number of elements the last pair is cut
         super().__init__(sigma, shape, device)
-        # Both values of a pair lie in one copy only where a block is one copy.
-        pairs = self.elements // 2 if self.block == 1 else math.prod(shape)
-        self.slack = pairs * _BEYOND
+        self.slack = self._pairs * _BEYOND
         # NumPy on the CPU: its functions give the same bits whatever the thread count and, from x86-64-v3 on, the processor.
         self._xp: Any = np if device == "cpu" else torch
         self._length, self._angle = self._empty(self.elements // 2), self._empty(self.elements // 2)
@@ -53,6 +52,9 @@ class Gaussian(Noise):
         other.sigma = sigma
         return other
 
+    def _drawn(self) -> int:
+        return self.block * 2 * self._pairs
+
     def _empty(self, columns: int) -> Any:
         buffer = torch.empty((self.ahead, columns), device=self.device)
         return buffer.numpy() if self._xp is np else buffer
@@ -61,8 +63,11 @@ class Gaussian(Noise):
         words: Any = self._random(stream, first, count).view(np.int32)
         if self._xp is torch:
             words = torch.from_numpy(words).to(self.device)
-        half, xp = self.elements // 2, self._xp
-        length, angle, values = self._length[:count], self._angle[:count], self._values[:count]
+        half = self.elements // 2
+        xp = self._xp
+        length = self._length[:count]
+        angle = self._angle[:count]
+        values = self._values[:count]
         # The length from 31 bits in (0, 1], the angle from 32 bits in [-pi, pi].
         xp.bitwise_and(words[:, :half], 0x7FFFFFFF, out=words[:, :half])
         length[:], angle[:] = words[:, :half], words[:, half:]
@@ -73,11 +78,24 @@ class Gaussian(Noise):
         xp.sqrt(length, out=length)
         length *= self.sigma
         angle *= math.pi * _WORD
-        xp.cos(angle, out=values[:, :half])
-        xp.sin(angle, out=values[:, half:])
-        values[:, :half] *= length
-        values[:, half:] *= length
+        # The first half of a copy are the first values of its pairs, the second half the others.
+        copies = values.reshape(count, self.block, 2, self._pairs)
+        length = length.reshape(count, self.block, self._pairs)
+        angle = angle.reshape(count, self.block, self._pairs)
+        xp.cos(angle, out=copies[:, :, 0])
+        xp.sin(angle, out=copies[:, :, 1])
+        copies[:, :, 0] *= length
+        copies[:, :, 1] *= length
         return self._shaped(torch.as_tensor(values))
+
+    def _shaped(
+        self,
+        values: Tensor,  # (count, elements), float32
+    ) -> Tensor:
+        size = math.prod(self.shape)
+        if size % 2:
+            values = values.reshape(-1, 2 * self._pairs)[:, :size].reshape(len(values), -1)
+        return super()._shaped(values)
 
     def paid(self, p_value: float, n: int) -> float:
         # What is drawn is the true law where no pair lies beyond: no event gets likelier than by one over the probability of that.
