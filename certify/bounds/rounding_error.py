@@ -263,7 +263,7 @@ def _scaled(
     rule: Format,
     v: _Values,
     constant: Tensor,  # (*shape), or axes of length 1
-    off: Tensor,  # likewise, how far it may be from that of a runtime and from the real one
+    off: Tensor,  # (*shape) likewise, how far it may be from that of a runtime and from the real one
     *,
     divided: bool,
 ) -> _Values:

@@ -133,7 +133,10 @@ def _moved(
     return sum((plain.evaluate({**sizes, name: off[name]}, x) for name in off), torch.zeros(()))
 
 
-def _off(operator: Operator, like: Tensor) -> dict[str, Tensor]:
+def _off(
+    operator: Operator,
+    like: Tensor,  # (*any), whose type and device are taken
+) -> dict[str, Tensor]:
     """How far weights that nodes on constants made can be off; empty where each stands in the file."""
     return {name: torch.from_numpy(np.array(error)).to(like) for name, error in operator.loose.errors().items()}
 

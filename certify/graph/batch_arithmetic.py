@@ -18,6 +18,7 @@ class Unknown(Exception):
 
 
 def alike(made: Array, axis: int | None) -> BatchConstant:
+    """The same values at every batch size, along `axis` the same for each row."""
     nothing = np.zeros(made.shape, np.int64)
     return BatchConstant(made, nothing, nothing, axis)
 

@@ -152,6 +152,8 @@ def check_schema(node: onnx.NodeProto, name: str, opset: int) -> None:
             raise ModelRejected.at(
                 f"model.{name}", f"{node.op_type} has an attribute {attribute.name!r} that {_unfit(attribute, known, opset)}", _MEND
             )
+        if extra := _more_than_its_value(attribute):
+            raise ModelRejected.at(f"model.{name}", f"{node.op_type} has an attribute {attribute.name!r} that holds {extra} too", _MEND)
         seen.add(attribute.name)
 
 
@@ -159,6 +161,14 @@ def _unfit(attribute: onnx.AttributeProto, known: Any, opset: int) -> str:
     if known is None:
         return f"opset {opset} does not have"
     return "is given twice, by reference, or as another kind than the standard has it"
+
+
+def _more_than_its_value(attribute: onnx.AttributeProto) -> str:
+    """Values of other kinds that stand beside the one that counts, which another reader may take."""
+    kinds = onnx.AttributeProto
+    value = {kinds.FLOAT: "f", kinds.INT: "i", kinds.STRING: "s", kinds.TENSOR: "t"}
+    own = value.get(attribute.type, kinds.AttributeType.Name(attribute.type).lower())
+    return ", ".join(field.name for field, _ in attribute.ListFields() if field.name not in ("name", "type", "doc_string", own))
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:

@@ -26,6 +26,7 @@ OTHER_OUTPUT = {
     "predict": "writes JSON lines to --out",
     "recompute": "writes JSON lines to --out",
     "calibrate": "writes a spec to --out",
+    "replay": "prints sentences; its exit code is the answer",
     "export": "writes a file",
     "dataset pack": "writes a file",
     "job results": "prints JSON lines always",
@@ -55,7 +56,15 @@ def test_every_command_speaks_json() -> None:
 def test_every_command_and_group_explains_itself() -> None:
     for name, command in commands():
         assert (command.help or "").strip().endswith("."), name
-        if name not in ("certify", "predict", "recompute", "calibrate", "export", "dataset pack"):  # these start a process that helps
+        if name not in (
+            "certify",
+            "predict",
+            "recompute",
+            "replay",
+            "calibrate",
+            "export",
+            "dataset pack",
+        ):  # these start a process that helps
             assert "Usage: " in assay(*name.split(), "--help").stdout, name
 
 

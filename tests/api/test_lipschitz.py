@@ -117,7 +117,7 @@ def test_a_layer_without_a_constant_says_why() -> None:
 
 def test_model_show_prints_the_layers(capsys: pytest.CaptureFixture[str]) -> None:
     facts = model_facts(Model.from_onnx(resnet(4, 8)))
-    head = {"id": "mdl_1", "name": "m", "version": 1, "state": "ready", "blob": "0" * 64, "range": None}
+    head = {"id": "mdl_1", "name": "m", "version": 1, "state": "ready", "blob": "0" * 64, "range": None, "condition": "", "rejection": []}
     cli_facts.show_artifact({**head, "facts": facts.model_dump(mode="json")})
     shown = capsys.readouterr().out
     for row in facts.layers:

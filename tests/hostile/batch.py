@@ -164,7 +164,7 @@ MIXED = [
     ),
     across(
         "the batch size in the arithmetic",
-        "among other inputs",
+        "depends on the batch size",
         node("Shape", "x", "s"),
         node("Cast", "s", "c", to=1),
         node("ReduceMax", "c", "n", keepdims=0),

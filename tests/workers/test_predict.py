@@ -65,7 +65,7 @@ def test_exit_codes_and_what_is_said(
 ) -> None:
     assert run(sided(tmp_path, *points), "--sigma", "0.25") == code
     text = capsys.readouterr().err
-    for words in (*said, "statement S0-prediction", "predicted ", "no radius is claimed"):
+    for words in (*said, "statement S0-prediction", "done ", "no radius is claimed"):
         assert words in text
 
 
