@@ -15,6 +15,8 @@ _SMALLEST = 1e-9
 # The first step, as a share of the distance at which the linearised network errs.
 _FIRST = 0.75
 _HALVINGS = 40
+# How far beyond its probe a line may end, in units of the root, for the two sides to be joined by a straight line.
+_TELLING = 8.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ class _Curve:
         (a, from_a), (b, from_b) = max(ahead), min(behind)
         root = a + (b - a) * (from_a - a) / ((from_a - a) + (b - from_b))
         near = abs(root - a) * abs(b - root) / root**2 <= self._tolerance / 2
-        return root * (1 - self._tolerance / 4) if near else None
+        # Lines that end far away say nothing of the place: the root would seem to be wherever the other probe was.
+        telling = from_a - a <= _TELLING * root
+        return root * (1 - self._tolerance / 4) if near and telling else None
 
     def _root(self, upper: float) -> float:
         """Where the polynomial through the nearest margins crosses zero; the middle of the bracket where it does not."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from certify.bounds.engine import MarginBound
@@ -53,6 +53,7 @@ def crown_like(root: float, bend: float) -> tuple[Margin, Margin]:
 @pytest.mark.parametrize("tolerance", [0.05, 0.01, 0.001, 1e-4])
 @pytest.mark.parametrize("lines", [True, False])
 @given(root=st.floats(1e-6, 10.0), bend=st.floats(0.0, 1.0), cap=st.floats(0.01, 10.0))
+@example(root=1.0, bend=1.0, cap=1.25)  # the first lines end a billion times farther than the root
 def test_it_comes_near_the_best_radius_with_few_calls(tolerance: float, lines: bool, root: float, bend: float, cap: float) -> None:
     margin, reach = crown_like(root, bend)
     verifier = Verifier(margin, reach if lines else None)

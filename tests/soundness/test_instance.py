@@ -144,7 +144,7 @@ def deployed(xs: Array, threshold: float, sigma: float) -> Array:
 
 def test_dual_never_certifies_past_the_boundary_of_the_deployed_rule() -> None:
     threshold, sigma = 0.8, 0.1
-    xs = np.round(np.linspace(-1.2, 1.4, 53), 3)
+    xs = np.round(np.linspace(-1.2, 1.4, 131), 3)
     fine = np.linspace(-4, 4, 80_001)
     answers = deployed(fine, threshold, sigma)
     edges = fine[1:][answers[1:] != answers[:-1]]
