@@ -12,6 +12,7 @@ from certify.errors import Problem, SpecError
 from certify.findings import AttackResult
 from certify.rounding import show_given, show_given_share, show_share, show_share_upper
 from certify.spec import BoundsSpec, CertifierSpec, RadiusSpec, Spec, SplittingSpec
+from certify.statement import conditions
 from certify.verdict import UNANSWERED, Verdict
 
 PREDICTING = ("predict", "dual-predict", "memory-predict")
@@ -129,7 +130,7 @@ def _gate(requirement: Requirement, index: int, rows: list[Certificate]) -> Gate
     worst = meets(held, total, requirement.share)
     best = meets(held + missing, total, requirement.share)
     code = Exit.DONE if worst else Exit.UNKNOWN if best else Exit.REFUTED
-    claim = (rows[0].kind, rows[0].norm, *rows[0].statement.terms)
+    claim = (rows[0].kind, rows[0].norm, *conditions(row.statement for row in rows))
     share = show_share(held / total) + (f" to {show_share_upper((held + missing) / total)}" if missing else "")
     counted = f"{held} of {total}" + (f", {missing} without an answer" if missing else "")
     return GateResult(

@@ -17,6 +17,7 @@ from certify.gate_rules import Abstention, CertifiedAccuracy, NoDrop, Rule, Rule
 from certify.mcnemar import p_value
 from certify.rounding import show_given, show_given_share, show_share, show_share_upper, show_upper
 from certify.spec import Frozen
+from certify.statement import conditions
 from certify.verdict import Verdict
 
 UNDECIDED = (Verdict.ABSTAINED, Verdict.UNKNOWN, Verdict.TIMEOUT, Verdict.ERROR)
@@ -158,7 +159,7 @@ def _judged(
 
 def _terms(run: Side, certifier: int) -> tuple[str, ...]:
     """The conditions of what its rows claim."""
-    return next((row.statement.terms for row in run.rows.get(certifier, {}).values()), ())
+    return conditions(row.statement for row in run.rows.get(certifier, {}).values())
 
 
 def _decide(worst: bool, best: bool) -> Judgement:

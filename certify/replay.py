@@ -145,14 +145,19 @@ def _aside(row: Row) -> Any:
     return {"seconds": True, "provenance": {**_ELSEWHERE, "runtime": _COMPARED if compared else True}}
 
 
+def out_of_time(row: Row) -> bool:
+    """Whether it holds no answer because its time was over."""
+    return getattr(row, "verdict", None) is Verdict.TIMEOUT
+
+
 def drawn(row: Row, again: Row) -> Iterator[Difference]:
     """How a stored row differs from the one that was computed again from the model, the input and the noise key.
 
-    Where one of the two ran out of time nothing is compared. What a ledger made of a row is no part of what is drawn: its own votes are.
+    A row that ran out of time claims nothing, and nothing is compared. What a ledger made of a row is no part of what is drawn: its own
+    votes are.
     """
-    if Verdict.TIMEOUT in (getattr(row, "verdict", None), getattr(again, "verdict", None)):
-        return
-    yield from differing(*_before_the_ledger(row, again), "comes out when it is computed again")
+    if not out_of_time(row):
+        yield from differing(*_before_the_ledger(row, again), "comes out when it is computed again")
 
 
 def _before_the_ledger(row: Row, again: Row) -> tuple[Row, Row]:

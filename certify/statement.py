@@ -6,7 +6,7 @@ Rows, the database and every export hold its canonical text (`str`), which `Stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -120,6 +120,11 @@ class Statement:
             python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), from_text]),
             serialization=core_schema.to_string_ser_schema(),
         )
+
+
+def conditions(statements: Iterable[Statement]) -> tuple[str, ...]:
+    """Every condition that one of them has, in one word each: a row without an answer may lack what the others are claimed under."""
+    return tuple(dict.fromkeys(term for statement in statements for term in statement.terms))
 
 
 def every_statement() -> Iterator[Statement]:

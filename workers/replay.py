@@ -20,7 +20,7 @@ from certify.certificate import Provenance
 from certify.curves import report
 from certify.errors import InputError
 from certify.exit_codes import Exit
-from certify.replay import Difference, Origin, Row, check_key, drawn, places, stored
+from certify.replay import Difference, Origin, Row, check_key, drawn, out_of_time, places, stored
 from certify.run import Plan, Run
 from workers.command import Parser, answered, read_file, wrong
 from workers.comparison import Comparison, Given
@@ -76,6 +76,8 @@ def _replay(options: argparse.Namespace) -> int:
     replay = Replay(run, Model.from_onnx(files["model"], run.value_range), files["model"], read_dataset(files["data"]), options)
     differences = list(replay.differences())
     _say(f"{len(run.rows)} rows checked: origin, input, statement, and the radius that follows from the votes")
+    if not run.whole:
+        _say(f"PARTIAL: {len(run.rows)} of {replay.asked} rows are there; nothing is said of the others")
     examples = replay.picked(count, options.row, options.pick)
     missed: list[str] = []
     differences += replay.drawn(examples, missed.append)
@@ -122,6 +124,11 @@ class Replay:
         if run.report is not None and _counted(self._reported(total)) != _counted(run.report):
             yield Difference(where="report", detail="its curves and counts do not follow from its rows")
 
+    @property
+    def asked(self) -> int:
+        """Rows that the spec asks for."""
+        return len(self.told.spec.certifiers) * len(self.told.spec.examples.indices(len(self.dataset.x)))
+
     def _reported(self, total: int) -> Any:
         asked = len(self.told.spec.examples.indices(total))
         return report(self.told.rows, self.told.spec, asked).model_dump(mode="json")
@@ -164,8 +171,11 @@ class Replay:
             run = self._run(index, batch, device, {digest: other.model for digest, other in others.items()})
             again = certify(self.model, asked, self.told.spec, run)
             for row, new in zip(rows, self._comparison(run, others).compared(again, run.should_stop), strict=True):
+                if out_of_time(new) and not out_of_time(row):
+                    missed(f"certifier {index}, example {row.example} ran out of time when it was computed again")
+                    continue
                 found = list(drawn(row, new))
-                same += not found
+                same += not found and not out_of_time(row)
                 yield from found
         if same:
             _say(f"{same} rows computed again: the same, bit for bit")

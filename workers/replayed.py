@@ -78,7 +78,7 @@ def _of_report(document: dict[str, Any], options: argparse.Namespace) -> Told:
             commitment=job["noise_commitment"],
             plan=Plan.model_validate(job["plan"]),
             attempts=tuple(job["attempts"]),
-            whole=not document["partial"],
+            whole=job["state"] == "succeeded" or not document["partial"],
             report=document["report"],
             rows=rows,
         )

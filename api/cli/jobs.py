@@ -87,13 +87,17 @@ def cancel(job_id: str, as_json: Json = False) -> None:
 
 @app.command("results")
 def results(job_id: str, out_file: Annotated[Path | None, typer.Option("--out", help="write to a file")] = None) -> None:
-    """All certificates and attack results as JSON lines."""
+    """All certificates and attack results as JSON lines. Exit code as of `assay report` once the job has ended."""
     with sentences(), client() as service:
+        job = service.get(f"/v1/jobs/{job_id}")
         lines = "".join(f"{line}\n" for line in service.results(job_id))
         if out_file is None:
             typer.echo(lines, nl=False)
         else:
             out_file.write_text(lines)
+        if job["finished_at"] and job["state"] != "succeeded":
+            err.print(f"{job_id} {_partial(job)}", highlight=False)
+            raise typer.Exit(ended(job["state"]))
 
 
 def _rows(job: dict[str, Any]) -> list[tuple[str, object]]:

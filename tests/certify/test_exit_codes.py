@@ -81,3 +81,11 @@ def test_a_gate_that_nothing_speaks_of_is_not_met() -> None:
     [gate] = check_gates([Requirement.parse("0.1@0.2")], [])
     assert not gate.passed
     assert "no certifier of this run claims a radius" in gate.sentence
+
+
+def test_a_gate_names_the_conditions_of_all_rows_whatever_the_first_one_lacks() -> None:
+    first = certificate(E)
+    cut = BoundsEvidence(method="ibp", margin_lower=1.0, tau=0.0, dtype="float64", clipped=True, value_range=(0.0, 1.0))
+    clipped = {**dict(certificate(C, radius=0.5)), "statement": "real-arithmetic-clipped", "evidence": cut}
+    [gate] = check_gates([Requirement(0.5, 0.5)], [first, Certificate.model_validate(clipped)])
+    assert "certifier 0 (bounds, linf, clipped)" in gate.sentence

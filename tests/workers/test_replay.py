@@ -17,6 +17,7 @@ from api.repeat import RepeatOut
 from api.routes.reports import ReportOut
 from api.schemas import JobOut
 from certify.run import commitment
+from certify.spec import parse_spec
 from storage import catalog, results
 from storage.records import JobState
 from tests.support.files import npz, write_job
@@ -304,3 +305,39 @@ def test_it_loads_no_ray_no_database_no_api(honest: dict[str, Any], tmp_path: Pa
     given = [str(tmp_path / "report.json"), "--model", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz"), "--row", "0"]
     found = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "0 []"
+
+
+def test_a_row_that_time_runs_out_for_now_is_not_called_repeated(
+    honest: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A spec may leave so little time that nothing is ever computed again: its rows would be believed unseen."""
+    hasty = {"certifiers": [{"kind": "bounds", "method": "crown", "norm": "linf", "max_radius": 0.5, "timeout_seconds": 1e-6}]}
+    spec, rows = parse_spec(hasty).with_noise_key("public-seed"), [r for r in honest["results"] if r["certifier"] == 4]
+    moved = [one | {"certifier": 0, "provenance": one["provenance"] | {"spec": spec.digest()}} for one in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in moved))
+    (tmp_path / "spec.json").write_text(json.dumps(hasty))
+    (tmp_path / "m.onnx").write_bytes(MODEL)
+    (tmp_path / "d.npz").write_bytes(npz(DATA.x.numpy(), DATA.y.numpy()))
+    names = ["--model", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz"), "--spec", str(tmp_path / "spec.json")]
+    assert main([str(tmp_path / "rows.jsonl"), *names, "--rows", "all"]) == 2
+    said = capsys.readouterr().out
+    assert "could not be repeated: certifier 0, example 0 ran out of time when it was computed again" in said
+    assert "bit for bit" not in said
+
+
+def test_rows_left_out_of_a_run_that_succeeded_are_missing_whatever_its_report_calls_itself(
+    honest: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def only_what_pleases(document: dict[str, Any]) -> None:
+        document["partial"], document["report"] = True, None
+        document["results"] = [one for one in document["results"] if one["example"] != 2]
+
+    assert replay(tmp_path, changed(honest, only_what_pleases), "--row", "0") == 1
+    assert "certifier 0, example 2: is missing, one of 7" in capsys.readouterr().out
+
+    def cancelled(document: dict[str, Any]) -> None:
+        only_what_pleases(document)
+        document["job"]["state"] = "cancelled"
+
+    assert replay(tmp_path, changed(honest, cancelled), "--row", "0") == 0
+    assert "PARTIAL: 21 of 28 rows are there" in capsys.readouterr().out
