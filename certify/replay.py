@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from certify.asked import otherwise
 from certify.certificate import Certificate, InstanceEvidence, MemoryPredictionEvidence
 from certify.certifier import Certifier
 from certify.errors import InputError
@@ -117,6 +118,9 @@ def _claim(row: Certificate, certifier: Any) -> Iterator[Difference]:
     for what, own in (("norm", certifier.norm), ("alpha", certifier.alpha)):
         if getattr(row, what) != own:
             yield Difference(where=name(row), detail=f"its {what} is {getattr(row, what)}, and that of the spec is {own}")
+    for what, said, asked in otherwise(row, certifier):
+        if said != asked:
+            yield Difference(where=name(row), detail=f"its {what} is {_short(said)}, and {_short(asked)} was asked for")
     try:
         again = proved_again(row)
     except InputError as error:

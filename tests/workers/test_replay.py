@@ -221,6 +221,48 @@ def unrevealed(document: dict[str, Any]) -> None:
     document["job"]["noise_key"] = None
 
 
+@pytest.mark.parametrize(
+    ("certifier", "changes", "said"),
+    [
+        (0, {"sigma": 2.5}, "its sigma is 2.5, and 0.25 was asked for"),
+        (0, {"bound": "top-two"}, "its bound is top-two"),
+        (0, {"slack": 0.0}, "its slack is 0.0"),
+        (0, {"family": 1}, "its family is 1"),
+        (0, {"radii": [0.1]}, "its radii is"),
+        (0, {"shares": [1.0]}, "its shares is"),
+        (0, {"precision": "bf16"}, "its precision is bf16, and float32 was asked for"),
+        (0, {"noise": "discrete-gaussian"}, "its noise is discrete-gaussian"),
+        (1, {"dimension": 2}, "its dimension is 2"),
+        (2, {"sigma": 9.0}, "its sigma is 9.0, and 0.25 was asked for"),
+        (3, {"sigma": 9.0}, "its sigma is 9.0"),
+        (4, {"value_range": [-100.0, 100.0]}, "its value_range is"),
+        (4, {"at_cap": True}, "its at_cap is True"),
+    ],
+)
+def test_settings_that_the_spec_did_not_ask_for_are_named_without_drawing(
+    honest: dict[str, Any],
+    certifier: int,
+    changes: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A radius follows from its evidence, whatever that says: sigma times ten is a radius times ten."""
+
+    def settings(document: dict[str, Any]) -> None:
+        row(document, certifier)["evidence"] |= changes
+
+    assert replay(tmp_path, changed(honest, settings), "--row", "3") == 1
+    assert f"certifier {certifier}, example 0: {said}" in capsys.readouterr().out
+
+
+def test_a_radius_beyond_what_was_asked_is_named_without_drawing(
+    honest: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay(tmp_path, changed(honest, bounds_radius), "--row", "3") == 1
+    assert "certifier 4, example 0: its radius is 0.9, and 0.5 was asked for" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("change", "said"), [(on_a_gpu, "which is not here"), (unrevealed, "the noise key is not revealed")])
 def test_what_cannot_be_repeated_here_is_told_apart_from_what_differs(
     honest: dict[str, Any], change: Change, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
