@@ -103,6 +103,11 @@ def by_functions() -> Case:
     return nodes, {"v": _random(2, INPUTS)}
 
 
+def by_the_error_function() -> Case:
+    """Of which ONNX's reference has float32 numbers only, whatever it is given."""
+    return [node("Erf", "v", "w")], {"v": _random(2, INPUTS)}
+
+
 def by_shares() -> Case:
     return [node("Softmax", "v", "p", axis=1), node("Neg", "p", "n"), node("Abs", "n", "w")], {"v": _random(2, INPUTS)}
 
@@ -137,6 +142,7 @@ CASES: dict[str, Callable[[], Case]] = {
         tiny_factors,
         normalised_by_hand,
         by_functions,
+        by_the_error_function,
         by_shares,
         chosen,
         moved,
@@ -194,6 +200,7 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
     "Cast": lambda attributes, x: x,
     "Concat": lambda attributes, *x: np.concatenate(x, axis=attributes["axis"]),
     "Div": lambda attributes, a, b: a / b,
+    "Erf": _each(mpmath.erf),
     "Exp": _each(mpmath.exp),
     "Gemm": _gemm,
     "Greater": _each(lambda a, b: a > b),
