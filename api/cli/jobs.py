@@ -107,6 +107,7 @@ def _rows(job: dict[str, Any]) -> list[tuple[str, object]]:
     rows += [("certifiers", asked), ("answers", done)]
     rows += [(name, job[f"{name}_at"] or "not yet") for name in ("created", "started", "finished")]
     rows += [("waits for", job["condition"])] if job["condition"] else []
+    rows += [("part", _partial(job))] if job["finished_at"] and job["state"] != "succeeded" else []
     return [*rows, *(("error", Problem(**problem).sentence()) for problem in job["error"])]
 
 

@@ -138,6 +138,7 @@ def test_a_part_of_a_run_says_so_in_every_format(desk: Desk, tmp_path: Path) -> 
         desk.ok("certificates", "--job", desk.other, "--out", str(table))
         with table.open(newline="") as file:
             assert {row["partial"] for row in csv.DictReader(file)} == {PARTIAL}
+        assert PARTIAL in desk.ok("job", "show", desk.other)
         lines = desk.type("job", "results", desk.other)
         assert (lines.exit_code, PARTIAL in lines.stderr) == (2, True)
         watched = desk.type("job", "watch", desk.other)
