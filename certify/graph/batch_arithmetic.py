@@ -52,12 +52,23 @@ def integers(value: BatchConstant) -> tuple[Array, Array]:
     return np.where(whole, value.fixed, 0).astype(np.int64), whole
 
 
+def _narrow(operands: Sequence[BatchConstant]) -> Array | bool:
+    """Where a number depends on the batch size in a type that a large enough batch leaves: what it cancels to is then not known."""
+    found: Array | bool = False
+    for value in operands:
+        if value.fixed.dtype != np.int64:
+            found = found | value.depends
+    return found
+
+
 def _sum(sign: int) -> Rule:
     def rule(attributes: Mapping[str, Any], operands: Sequence[BatchConstant], made: Array) -> BatchConstant:
         a, b = operands
         (first, whole_a), (second, whole_b) = integers(a), integers(b)
         times, rows = a.times + sign * b.times, a.rows + sign * b.rows
         if np.any((a.depends | b.depends) & ~(whole_a & whole_b)):
+            raise Unknown
+        if np.any(_narrow(operands) & (times == 0) & (rows == 0)):
             raise Unknown
         return of(made, first + sign * second, times, rows, axis_together(operands, made.ndim))
 
@@ -116,7 +127,7 @@ def _difference(a: BatchConstant, b: BatchConstant) -> tuple[Array, Array]:
     """a - b as a summand and a factor of the batch size."""
     (first, whole_a), (second, whole_b) = integers(a), integers(b)
     depends = a.depends | b.depends
-    if np.any(a.rows) or np.any(b.rows) or np.any(depends & ~(whole_a & whole_b)):
+    if np.any(a.rows) or np.any(b.rows) or np.any(depends & ~(whole_a & whole_b)) or np.any(_narrow((a, b))):
         raise Unknown
     return np.where(depends, first - second, 0), np.broadcast_to(a.times - b.times, depends.shape)
 
